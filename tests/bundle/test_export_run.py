@@ -13,8 +13,8 @@ from onnx.reference import ReferenceEvaluator
 
 from misgiving.bundle.export_run import export_run
 from misgiving.checkpoint import load
-from misgiving.deferral.decisions import NO_POLICY
 from misgiving.deferral.deferral import Deferral
+from misgiving.deferral.reasons import NO_POLICY
 from misgiving.deferral.sentences import certificate_sentences
 from misgiving.errors import DataError, UsageError
 from misgiving.models.joint import evaluated

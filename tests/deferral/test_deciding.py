@@ -7,7 +7,8 @@ import pytest
 
 from misgiving import Deferral
 from misgiving.calibration.fit import fit_calibrator
-from misgiving.deferral.decisions import NO_POLICY, NUMBERS, defer_all, score_without_policy
+from misgiving.deferral.decisions import NUMBERS, defer_all, score_without_policy
+from misgiving.deferral.reasons import NO_POLICY
 from misgiving.errors import DataError
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 from scipy.special import softmax
 
 from misgiving.arrays import Values
-from misgiving.deferral.reasons import reason_of, reason_of_answer, reason_of_class
+from misgiving.deferral.reasons import reasons_of
 from misgiving.errors import DataError
 from misgiving.scores.outputs import Outputs
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 Outcome = Literal["accept", "defer", "ood"]
 OF_CLASS = "probability_"  # before the name of a class
-NO_POLICY = "no policy is calibrated for this model, so every image is deferred"
 
 
 def _finite_or_none(value: Any) -> Any:
@@ -220,33 +219,32 @@ class Decisions(ScoredImages, Sequence[Decision]):
         is_shown = self.policy is None or self.policy.certificate.shows_errors
         return np.asarray(values if is_shown else np.full_like(values, np.nan))
 
+    @property
+    def _cells(self) -> dict[str, Any]:
+        """Values of each image by column of a `Decision`."""
+        return self.arrays | {
+            "predicted_class": np.array(self.classes, dtype=object)[self.predicted],
+            "probability": self._shown_probability,
+            "answer": self._named,
+            "decision": self.decisions,
+            "reason": np.array([*reasons_of(self)], dtype=object),
+        }
+
     def __iter__(self) -> Iterator[Decision]:
-        arrays = self.arrays | {"probability": self._shown_probability, "answer": self._named}
-        if self.answers != self.classes:
-            arrays["answer_probabilities"] = self.answer_probabilities
-        arrays["threshold"] = np.append(self.thresholds, math.inf)[self.part]
-        if self.policy is not None:
-            errors_at = self.policy.calibration.error_at
-            arrays["error"] = errors_at(self.acceptance_score)
-            arrays["error_at_threshold"] = errors_at(arrays["threshold"])
-        columns = {name: values.tolist() for name, values in arrays.items()}
-        for values in zip(*columns.values(), strict=True):
-            row = dict(zip(columns, values, strict=True))
-            yield self._decision(**row)
+        cells, rows = self._cells, self.probabilities.tolist()
+        columns = [[_finite_or_none(cell) for cell in cells[name].tolist()] for name in COLUMNS]
+        for values, shares in zip(zip(*columns, strict=True), rows, strict=True):
+            by_class = dict(zip(self.classes, map(_finite_or_none, shares), strict=True))
+            row = dict(zip(COLUMNS, values, strict=True))
+            yield Decision.model_construct(**row, probabilities=by_class)
 
     def to_frame(self) -> "pandas.DataFrame":
         """A row for each image, with the columns of a `Decision`."""
         import pandas
 
-        values = self.arrays | {
-            "predicted_class": np.array(self.classes, dtype=object)[self.predicted],
-            "probability": self._shown_probability,
-            "answer": self._named,
-            "decision": self.decisions,
-            "reason": [each.reason for each in self],
-        }
+        cells = self._cells
         columns = {"id": self.ids} if self.ids else {}
-        columns |= {name: values[name] for name in COLUMNS}
+        columns |= {name: cells[name] for name in COLUMNS}
         shares = zip(self.classes, self.probabilities.T, strict=True)
         return pandas.DataFrame(columns | {f"{OF_CLASS}{name}": each for name, each in shares})
 
@@ -262,43 +260,6 @@ class Decisions(ScoredImages, Sequence[Decision]):
         if images is not None:
             return plots().plot_examples(self, images)
         return plots().plot_decisions(self, labels, axes)
-
-    def _decision(
-        self,
-        decisions: Outcome,
-        predicted: int,
-        probabilities: list[float],
-        acceptable: bool,
-        part: int,
-        as_class: bool,
-        class_score: float,
-        answer: str,
-        threshold: float,
-        answer_probabilities: list[float] | None = None,
-        error: float = math.nan,
-        error_at_threshold: float = math.nan,
-        **numbers: float,
-    ) -> Decision:
-        del acceptable, part  # the reason tells
-        by_class = dict(zip(self.classes, probabilities, strict=True))
-        reason = NO_POLICY
-        if self.policy is not None:
-            errors = error, error_at_threshold
-            reason = reason_of(self.policy, decisions, numbers, threshold, errors)
-            by_answer = by_class
-            if decisions == "accept":
-                reason += reason_of_class(self.policy, class_score)
-            if answer_probabilities is not None and not as_class:
-                by_answer = dict(zip(self.answers, answer_probabilities, strict=True))
-            reason += reason_of_answer(self.policy, answer, by_answer)
-        return Decision.model_construct(
-            predicted_class=self.classes[predicted],
-            answer=answer,
-            decision=decisions,
-            reason=reason,
-            probabilities={key: _finite_or_none(share) for key, share in by_class.items()},
-            **{key: _finite_or_none(number) for key, number in numbers.items()},
-        )
 
 
 def plots() -> ModuleType:

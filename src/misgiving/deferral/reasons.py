@@ -1,14 +1,20 @@
 """Reasons of decisions, in terms of the number that decided."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
+import numpy as np
 from scipy.special import expit
 
 from misgiving.scores.outputs import CONFIDENCE
 
 Policy = Any  # its module imports this one, through `decisions`
+Image = Mapping[str, Any]
+"""Columns of `Decisions` for one image, its threshold, and the error probabilities at both."""
+
+NO_POLICY = "no policy is calibrated for this model, so every image is deferred"
 NOT_FINITE = "there is no finite score, so the image is deferred"
 NO_THRESHOLD = "no threshold certifies the target error rate, so every image is deferred"
 NONE_FOR_VALUE = "no threshold is certified for images of this {}, so the image is deferred"
@@ -19,56 +25,62 @@ SURPASSED = "another class is more probable than the predicted one"
 ALL_ACCEPTED = "the policy accepts every image that is in-distribution and likely to be right"
 
 
-def reason_of(
-    policy: Policy,
-    decision: str,
-    numbers: Mapping[str, float],
-    threshold: float,
-    errors: tuple[float, float],
-) -> str:
-    """The reason of a decision, in terms of the number that decided.
+def reasons_of(decisions: Any) -> Iterator[str]:
+    """The reason of each of the `Decisions`, in terms of the number that decided."""
+    policy = decisions.policy
+    if policy is None:
+        yield from repeat(NO_POLICY, len(decisions))
+        return
+    thresholds = np.append(decisions.thresholds, math.inf)[decisions.part]
+    arrays = decisions.arrays | {
+        "answered": decisions.answered,
+        "answer_probabilities": decisions.answer_probabilities,
+        "threshold": thresholds,
+        "error": policy.calibration.error_at(decisions.acceptance_score),
+        "error_at_threshold": policy.calibration.error_at(thresholds),
+    }
+    columns = [values.tolist() for values in arrays.values()]
+    for values in zip(*columns, strict=True):
+        image = dict(zip(arrays, values, strict=True))
+        reason = _of_number(policy, image)
+        if image["decisions"] == "accept":
+            reason += _of_class(policy, image["class_score"])
+        if image["as_class"]:
+            named = decisions.classes, image["probabilities"], image["predicted"]
+        else:
+            named = decisions.answers, image["answer_probabilities"], image["answered"]
+        yield reason + _of_answer(policy, *named)
 
-    Args:
-        policy: Made the decision.
-        decision: `accept`, `defer` or `ood`.
-        numbers: Of the image, by their columns.
-        threshold: Lowest accepted score.
-        errors: Error probabilities of the image, also where it is not shown, and at the
-            threshold.
-    """
-    if decision == "ood":
-        p_value, cases = numbers["ood_p_value"], len(policy.certificate.ood_scores)
+
+def _of_number(policy: Policy, image: Image) -> str:
+    if image["decisions"] == "ood":
+        p_value, cases = image["ood_p_value"], len(policy.certificate.ood_scores)
         below = round(p_value * (cases + 1)) - 1  # calibration cases that are no more familiar
         share = f" but {100 * below / cases:.2g} % of the" if below else ""
         less = (
             "less like the training images" if policy.compares_with_training else "lower OOD score"
         )
         return f"{less} than all{share} {_images(policy)} (p = {p_value:.2g})"
-    score, ood_score = numbers["acceptance_score"], numbers["ood_score"]
     limit = policy.certificate.ood_threshold
-    if not math.isfinite(score) or (limit is not None and not math.isfinite(ood_score)):
+    is_finite = limit is None or math.isfinite(image["ood_score"])
+    if not (is_finite and math.isfinite(image["acceptance_score"])):
         return NOT_FINITE
-    if (fixed := _by_fixed_rule(policy, numbers, threshold, errors[0])) is not None:
+    if (fixed := _by_fixed_rule(policy, image)) is not None:
         return fixed
-    if threshold == math.inf:
+    if image["threshold"] == math.inf:
         column = policy.certificate.targets.column
         return NONE_FOR_VALUE.format(column.replace("_", " ")) if column else NO_THRESHOLD
-    if ood_score == limit:
-        return AT_OOD_THRESHOLD
-    accepted = decision == "accept"
-    return _compared(policy, (score, threshold), errors, accepted=accepted)
+    return AT_OOD_THRESHOLD if image["ood_score"] == limit else _compared(policy, image)
 
 
-def _by_fixed_rule(
-    policy: Policy, numbers: Mapping[str, float], threshold: float, error: float
-) -> str | None:
+def _by_fixed_rule(policy: Policy, image: Image) -> str | None:
     """The reason where no threshold of the score decided."""
-    highest, cost = policy.rule.max_error_probability, numbers["expected_cost"]
+    error, highest, cost = image["error"], policy.rule.max_error_probability, image["expected_cost"]
     if error > highest:
         words = comparison("probability of error", error, "above", highest, ALL_LIMITED)
         return words if policy.certificate.shows_errors else TOO_UNCERTAIN
     review_cost = policy.certificate.targets.review_cost
-    if review_cost is not None and (cost > review_cost or threshold == -math.inf):
+    if review_cost is not None and (cost > review_cost or image["threshold"] == -math.inf):
         relation = "above" if cost > review_cost else "within"
         return comparison("expected cost", cost, relation, review_cost, "the cost of a review")
     return None
@@ -78,12 +90,12 @@ def _images(policy: Policy) -> str:
     return "calibration cases" if policy.certificate.pool is None else "images of the pool"
 
 
-def _compared(
-    policy: Policy, scores: tuple[float, float], errors: tuple[float, float], *, accepted: bool
-) -> str:
+def _compared(policy: Policy, image: Image) -> str:
     """The image's value and the limit, in terms of the error where that is shown."""
+    scores = image["acceptance_score"], image["threshold"]
+    errors = image["error"], image["error_at_threshold"]
     reached = scores[0] >= scores[1]
-    if reached and not accepted:
+    if reached and image["decisions"] != "accept":
         return SURPASSED.replace("class", policy.certificate.targets.answer_level)
     if scores[1] == -math.inf:
         return ALL_ACCEPTED
@@ -108,7 +120,7 @@ def _among_cases(policy: Policy, score: float, threshold: float) -> str:
     return f"{place} {own} of the {_images(policy)}; the most certain {most} can be accepted"
 
 
-def reason_of_class(policy: Policy, score: float) -> str:
+def _of_class(policy: Policy, score: float) -> str:
     """A clause on why an answer is a class, or only its superclass; empty without this choice."""
     finer = policy.certificate.finer
     if finer is None:
@@ -121,16 +133,19 @@ def reason_of_class(policy: Policy, score: float) -> str:
     return "; " + comparison("of its class: probability of error", error, relation, highest, role)
 
 
-def reason_of_answer(policy: Policy, name: str, probabilities: Mapping[str, float]) -> str:
+def _of_answer(
+    policy: Policy, names: Sequence[str], probabilities: Sequence[float], position: int
+) -> str:
     """A clause on why an answer is not the most probable one; empty where it is."""
-    most = max(probabilities, key=lambda other: probabilities[other])
+    highest = max(probabilities)
+    name, most = names[position], names[probabilities.index(highest)]
     costs = [f"{policy.rule.costs.get(other, 1.0):g}" for other in (name, most)]
     why = {
         "balanced": "for its probability relative to its share of the cases",
         "costs": f"because missing it costs {costs[0]}, and missing {most} {costs[1]}",
         "logits": "by the largest logit",
     }.get(policy.rule.rule)
-    is_less = probabilities[most] > probabilities[name]  # not where they are NaN
+    is_less = highest > probabilities[position]  # not where they are NaN
     if not is_less or policy.kind == CONFIDENCE:  # of which other classes' are not known
         return ""
     if why is None:
