@@ -27,6 +27,7 @@ from misgiving import Deferral
 from misgiving.deferral.certificate import Certificate
 from misgiving.deferral.certify import certify_thresholds
 from misgiving.deferral.decisions import Decisions
+from misgiving.deferral.fit_policy import certify_policy, fit_policy
 from misgiving.deferral.guarantees import GUARANTEES
 from misgiving.deferral.sets import fit_detectors
 from misgiving.deferral.targets import Targets
@@ -118,12 +119,16 @@ def measured(task: Task) -> dict[str, Any]:
     images = Images(task.path, random)
     tuning, population = images(np.arange(TUNING)), images(np.arange(TUNING, images.count))
     deferral = Deferral(max_ood_false_alarms=None, **task.parameters)
-    policy, tuned = deferral.fit_policy(tuning, fit_detectors(tuning, tuning.in_set("train"))[0])
+    parameters = deferral.check_parameters(tuning.classes)
+    detectors, _ = fit_detectors(tuning, tuning.in_set("train"))
+    own = {"ood_detector": None, "looks": (), "seed": deferral.seed}
+    policy, tuned = fit_policy(tuning, detectors, None, parameters, **own)
     scored, averages = policy.score(population.outputs), deferral.guarantee == "average"
     coverages, misses, errors = [], [], []
     for _ in range(task.draws):
         drawn = random.integers(TUNING, images.count, size=task.cases)
-        deferral._certify(policy, tuned, images(drawn))  # what is fitted stays
+        # what is fitted stays
+        deferral.policy_ = certify_policy(policy, tuned, images(drawn), parameters[2])
         rows = np.arange(len(population))
         if averages:
             rows = random.integers(len(population), size=BATCH)

@@ -42,7 +42,7 @@ groups = {
 # %%
 axes, flagged = pyplot.subplots()[1], []
 for name, each in groups.items():
-    decisions = deferral.policy_.decide_for(each)
+    decisions = deferral.decide_for(each)
     flagged.append((decisions.decisions == "ood").mean())
     label = f"{name}: {100 * flagged[-1]:.0f} % flagged"
     axes.hist(decisions.ood_score, bins=40, density=True, histtype="step", label=label)

@@ -7,6 +7,7 @@ import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -20,7 +21,6 @@ from safetensors.numpy import load_file, save_file
 
 from misgiving.bundle.bundle import Bundle
 from misgiving.checkpoint import load
-from misgiving.deferral.decision_tables import DecisionRow
 from misgiving.deferral.decisions import NUMBERS
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.expected_performance import expected_performance
@@ -184,8 +184,8 @@ def is_refused(folder):
         assert re.fullmatch(rf"{folder}/\w+\.\w+: [^\n]+", refusal), refusal
     else:
         decisions = bundle.decide_inputs(SQUARES)
-        rows = [DecisionRow(str(at), each) for at, each in enumerate(decisions)]
-        expected_performance(bundle.policy, rows)
+        names = tuple(map(str, range(len(decisions))))
+        expected_performance(bundle.policy, replace(decisions, ids=names).to_frame())
     return bundle is None
 
 

@@ -1,6 +1,5 @@
 import shutil
 from dataclasses import replace
-from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,7 @@ from misgiving.bundle import decide_files as deciding
 from misgiving.bundle.decide_files import decide_files, load_model
 from misgiving.checkpoint import load
 from misgiving.data.decoding import LOOK_AHEAD, BadImagesError
-from misgiving.deferral.decision_tables import DecisionRow
-from misgiving.deferral.decisions import NUMBERS
+from misgiving.deferral.decisions import NUMBERS, OF_CLASS
 from misgiving.errors import DataError
 from misgiving.predictions import inference
 
@@ -53,22 +51,18 @@ def test_predictions_are_those_of_every_image_on_its_own(exported, names, batch_
     checkpoint = load(run)
     checkpoint.model.double()
     expected = [on_its_own(checkpoint, name) for name in names]
-    rows = [(row.path, row.decision) for row in predicted]
-    assert [(path, each.predicted_class) for path, each in rows] == [row[:2] for row in expected]
-    numbers = [(each.probability, each.predicted_loss) for _, each in rows]
+    texts = predicted[["path", "predicted_class"]]
+    assert [*texts.itertuples(index=False, name=None)] == [row[:2] for row in expected]
+    numbers = predicted[["probability", "predicted_loss"]]
     np.testing.assert_allclose(numbers, [row[2:] for row in expected], rtol=1e-3, atol=2e-6)
 
 
 def assert_the_same(ours, theirs):
     """Numbers agree as far as float32 does in two libraries."""
-    texts, numbers = [], []
-    for rows in (ours, theirs):
-        given = [(row.path, row.decision) for row in rows]
-        texts.append([(path, each.predicted_class, each.decision) for path, each in given])
-        of_row = attrgetter(*NUMBERS)
-        numbers.append([[*of_row(each), *each.probabilities.values()] for _, each in given])
-    assert texts[0] == texts[1]
-    np.testing.assert_allclose(*(np.array(rows, dtype=float) for rows in numbers), rtol=2e-3)
+    texts = ["path", "predicted_class", "decision"]
+    assert ours[texts].values.tolist() == theirs[texts].values.tolist()
+    numbers = [*NUMBERS, *(name for name in theirs if name.startswith(OF_CLASS))]
+    np.testing.assert_allclose(ours[numbers], theirs[numbers], rtol=2e-3)
 
 
 def test_a_bundle_and_the_graph_of_the_run_answer_as_the_run_does(
@@ -110,8 +104,8 @@ def test_a_stopped_command_resumes_and_decides_all_parts_as_one_batch_in_any_ord
 ):
     monkeypatch.setattr(deciding, "PART", 20)  # fewer than a batch needs
     inputs = np.stack([average.model_inputs(Path(name).read_bytes(), name)[0] for name in photos])
-    whole = [DecisionRow(*each) for each in zip(photos, average.decide_inputs(inputs), strict=True)]
-    assert {row.decision.decision for row in whole} >= {"accept", "defer"}
+    whole = average.decide_inputs(inputs).to_frame().assign(path=photos)
+    assert {*whole["decision"]} >= {"accept", "defer"}
 
     def stop(done, _):
         if done > 35:
@@ -135,17 +129,16 @@ def test_images_that_cannot_be_read_change_no_other_decision_also_where_a_part_h
     average, photos, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(deciding, "PART", 2)
-    expected = [*decide_files(average, photos, tmp_path / "whole")]
+    expected = decide_files(average, photos, tmp_path / "whole")
     broken = [str(tmp_path / f"{number}.png") for number in range(3)]
     for name in broken:
         Path(name).write_bytes(b"no image")
     names = [photos[0], broken[0], *photos[1:3], *broken[1:], *photos[3:]]
     decided = decide_files(average, names, tmp_path / "parts", on_bad_image="skip")
-    rows = [*decided]
-    assert [row.path for row in rows] == names
-    assert [each.image for each in decided.bad] == broken
-    assert [row.path for row in rows if row.unreadable] == broken
-    assert_the_same([row for row in rows if not row.unreadable], expected)
+    assert decided["path"].tolist() == names
+    assert decided["path"][decided["unreadable"].notna()].tolist() == broken
+    assert decided["decision"].isna().equals(decided["unreadable"].notna())
+    assert_the_same(decided[decided["unreadable"].isna()], expected)
     with pytest.raises(BadImagesError, match="3 of 63 images cannot be read"):
         decide_files(average, names, tmp_path / "parts")
     batch = [f"{tmp_path}/{number} is missing" for number in range(50)]  # as the guarantee needs
@@ -158,8 +151,8 @@ def test_an_image_that_has_changed_is_decided_on_again(exported, names, tmp_path
     path.write_bytes(b"no image")
     both = [str(path), names[0]]
     rows = decide_files(model, both, parts, on_bad_image="skip")
-    assert [bool(row.unreadable) for row in rows] == [True, False]
+    assert rows["unreadable"].notna().tolist() == [True, False]
     for number in (0, 2):
         path.write_bytes(Path(names[number]).read_bytes())
         again = decide_files(model, both[:1], parts)
-        assert [*again] == [*decide_files(model, both[:1], tmp_path / str(number))]
+        assert again.equals(decide_files(model, both[:1], tmp_path / str(number)))

@@ -4,12 +4,12 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from policies import WORST, certify, drawn_cases, outputs
 
 from misgiving import Deferral
-from misgiving.deferral.decision_tables import DecisionRow, with_reviews
-from misgiving.deferral.decisions import Decision
+from misgiving.deferral.decision_tables import with_reviews
 from misgiving.deferral.targets import Targets
 from misgiving.errors import UsageError
 
@@ -96,16 +96,13 @@ def test_an_estimator_has_no_other_target_unless_it_is_given(tmp_path):
 
 
 def test_the_least_certain_of_a_batch_are_left_for_people():
-    given = ["accept", "defer", "accept", "ood", "accept", "accept"]
-    rows = [
-        DecisionRow(str(place), Decision.model_construct(decision=each, acceptance_score=score))
-        for place, (each, score) in enumerate(zip(given, [5.0, 1, 3, 9, 2, 4], strict=True))
-    ]
-    rows.append(DecisionRow("damaged", None, "cannot be read"))
-    for reviews, accepted in ((1, "0245"), (2, "0245"), (3, "025"), (5, "0"), (9, "")):
-        left = with_reviews(rows, reviews)
-        assert [row.path for row in left] == [row.path for row in rows]
-        decided = [row for row in left if row.decision is not None]
-        assert "".join(x.path for x in decided if x.decision.decision == "accept") == accepted
-    assert left[4].decision.reason == "among the 9 least certain of these images"
-    assert [row.decision.decision for row in rows[:6]] == given
+    given = ["accept", "defer", "accept", "ood", "accept", "accept", None]  # the last is damaged
+    scores = [5.0, 1, 3, 9, 2, 4, None]
+    table = pd.DataFrame({"decision": given, "acceptance_score": scores, "reason": "w"})
+    left_of = {1: [0, 2, 4, 5], 2: [0, 2, 4, 5], 3: [0, 2, 5], 5: [0], 9: []}
+    for reviews, accepted in left_of.items():
+        left = with_reviews(table, reviews)
+        assert left.index[left["decision"] == "accept"].tolist() == accepted
+        assert left["decision"].isna().tolist() == [False] * 6 + [True]
+    assert left["reason"][4] == "among the 9 least certain of these images"
+    assert table["decision"].tolist()[:6] == given[:6]

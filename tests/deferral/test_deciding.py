@@ -72,7 +72,7 @@ def policy(detectors, fitted):
 
 def test_the_targets_hold_on_cases_of_the_same_kind_and_those_far_away_are_ood(policy):
     fresh = predictions("fresh", 20000, seed=9)
-    decisions = policy.policy_.decide_for(fresh)
+    decisions = policy.decide_for(fresh)
     accepted, ood = (decisions.decisions == name for name in ("accept", "ood"))
     assert accepted.mean() > 0.2
     assert (decisions.predicted != fresh.labels)[accepted].mean() <= 0.1

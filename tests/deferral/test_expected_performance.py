@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from policies import outputs
@@ -5,7 +7,6 @@ from scipy.stats import binom, ks_2samp
 
 from misgiving import Deferral
 from misgiving.deferral.bounds import compare_distributions
-from misgiving.deferral.decision_tables import DecisionRow
 from misgiving.deferral.expected_performance import (
     error_bound_at,
     expected_errors,
@@ -24,8 +25,8 @@ def deferral():
 def expected_of(deferral, logits):
     policy = deferral.policy_
     decided = policy.decide(Outputs(logits=logits))  # also those that are not finite
-    rows = [DecisionRow(str(number), decision) for number, decision in enumerate(decided)]
-    return expected_performance(policy, rows), decided
+    names = tuple(map(str, range(len(logits))))
+    return expected_performance(policy, replace(decided, ids=names).to_frame()), decided
 
 
 def said(expected, deferral):
@@ -149,9 +150,6 @@ def test_images_without_finite_outputs_or_that_are_unreadable_are_left_out(defer
     expected, _ = expected_of(deferral, np.concatenate([logits, np.full((3, 3), np.nan)]))
     assert expected.errors[0].images == 50
     assert expected_of(deferral, np.full((3, 3), np.nan))[0] is None
-    assert (
-        expected_performance(deferral.policy_, [DecisionRow("a.png", unreadable="empty")]) is None
-    )
 
 
 def test_few_calibration_cases_give_no_estimate_and_none_accepted_only_that_of_the_whole():

@@ -137,7 +137,7 @@ def test_ood_sets_are_measured_by_every_score_that_both_have(deferral):
     assert measured["auroc"] == pytest.approx(result.auroc.value)
     pairs = evaluation.inlier_scores[:, None] > result.scores
     assert result.auroc.value == pytest.approx(pairs.mean())
-    share = np.mean([decision.decision == "ood" for decision in deferral.policy_.decide_for(flat)])
+    share = np.mean([decision.decision == "ood" for decision in deferral.decide_for(flat)])
     assert values(evaluation, "flat", "policy")["ood_share"] == pytest.approx(share)
     assert result.decided["ood"].value == pytest.approx(share)
 

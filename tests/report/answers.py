@@ -3,8 +3,6 @@
 import numpy as np
 
 from misgiving import Predictions
-from misgiving.deferral.decision_tables import DecisionRow
-from misgiving.deferral.decisions import Decision
 
 HOSTILE = "<script>alert(1)</script> & $x$"
 PETS = ("cat", "dog", HOSTILE)
@@ -27,15 +25,13 @@ FILE_NAME = "<script>alert(1)</script>.png".replace("/", "-")
 
 
 def decision_row(decision, error, *, p_value=0.5):
-    return DecisionRow(
-        "",
-        Decision.model_construct(
-            predicted_class="a&b",
-            probability=0.6,
-            decision=decision,
-            reason="less < more",
-            error_probability=error,
-            acceptance_score=None if error is None else 1 - error,
-            ood_p_value=p_value,
-        ),
-    )
+    return {
+        "predicted_class": "a&b",
+        "answer": "a&b",
+        "probability": 0.6,
+        "decision": decision,
+        "reason": "less < more",
+        "error_probability": error,
+        "acceptance_score": 1 - error,
+        "ood_p_value": p_value,
+    }

@@ -1,10 +1,10 @@
 import numpy as np
+import pandas as pd
 import pytest
 from answers import FILE_NAME, HOSTILE, decision_row, predictions
 from PIL import Image
 
 from misgiving import Deferral
-from misgiving.deferral.decision_tables import DecisionRow
 from misgiving.evaluation.evaluate import evaluate
 from misgiving.report.contact_sheet import contact_sheet
 from misgiving.report.evaluation import write_report
@@ -46,10 +46,9 @@ def predicted(tmp_path):
     }
     for name in rows:
         Image.fromarray(np.full((300, 600, 3), 200, np.uint8)).save(tmp_path / name)
-    return [
-        *(row._replace(path=str(tmp_path / name)) for name, row in rows.items()),
-        DecisionRow("unreadable.png", unreadable="not an image"),
-    ]
+    unreadable = {"path": "unreadable.png", "unreadable": "not an image"}
+    paths = ({**row, "path": str(tmp_path / name)} for name, row in rows.items())
+    return pd.DataFrame([*paths, unreadable])
 
 
 @pytest.fixture

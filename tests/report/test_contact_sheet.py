@@ -1,24 +1,22 @@
 import base64
 import io
 
+import numpy as np
+import pandas as pd
 from answers import FILE_NAME, decision_row
 from elements import parse
 from PIL import Image
 
-from misgiving.deferral.decision_tables import DecisionRow
 from misgiving.report import contact_sheet as module
 from misgiving.report.contact_sheet import contact_sheet, worst_first
 
 
 def test_the_ood_come_first_and_then_the_least_certain(predicted):
-    names = [path.rsplit("/", 1)[1] for path, _ in worst_first(predicted)]
+    names = [path.rsplit("/", 1)[1] for path in worst_first(predicted)["path"]]
     assert names == ["stranger.png", "ood.png", FILE_NAME, "mild.png"]
-    deferred = decision_row("defer", None).decision
-    rows = [  # without a score, by their probability
-        DecisionRow(str(number), deferred.model_copy(update={"probability": probability}))
-        for number, probability in enumerate([0.9, None, 0.4])
-    ]
-    assert [path for path, _ in worst_first(rows)] == ["1", "2", "0"]
+    without_score = {**decision_row("defer", 0.5), "acceptance_score": np.nan}
+    rows = [{**without_score, "probability": probability} for probability in (0.9, None, 0.4)]
+    assert worst_first(pd.DataFrame(rows)).index.tolist() == [1, 2, 0]
 
 
 def test_the_sheet_holds_all_that_it_shows_and_names_are_never_markup(predicted, monkeypatch):

@@ -139,23 +139,15 @@ class Bundle:
         outputs = replace(outputs, predicted_losses=losses, opinions=opinions)
         return score_without_policy(outputs) if self.policy is None else self.policy.score(outputs)
 
-    def decide_scored(
-        self,
-        scored: ScoredImages,
-        columns: Columns | None = None,
-        *,
-        threshold: Sequence[float] | None = None,
-    ) -> Decisions:
-        """Decide for scored images, with cells by column for `for_each`.
-
-        `threshold` is that of their batch, or of each value; None: they are the batch.
+    def decide_scored(self, scored: ScoredImages, columns: Columns | None = None) -> Decisions:
+        """Decide for scored images, which are one batch, with cells by column for `for_each`.
 
         Raises:
             DataError: They are too few for the average guarantee.
         """
         if self.policy is None:
             return defer_all(scored, self.classes)
-        return self.policy.decide(scored, columns=columns, threshold=threshold)
+        return self.policy.decide(scored, columns=columns)
 
     def decide(self, images: Sequence[bytes], names: Sequence[str]) -> Sequence[Decision]:
         """Decide for encoded images, in their order.

@@ -6,7 +6,7 @@ stopped resumes.
 """
 
 import json
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
@@ -27,7 +27,6 @@ from misgiving.data.decoding import (
     read_bytes,
     returning_bad_images,
 )
-from misgiving.deferral.decision_tables import UNREADABLE, DecisionRow
 from misgiving.deferral.decisions import ScoredImages, score_without_policy
 from misgiving.deferral.policy_file import POLICY_FOLDER
 from misgiving.errors import DataError
@@ -36,11 +35,13 @@ from misgiving.predictions.network import ModelInputs
 from misgiving.scores.outputs import Outputs
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from misgiving.checkpoint import Checkpoint  # needs torch
 
 OnImage = Callable[[int, int], None]
 PART = 256  # images
-DECIDING = ("acceptance_score", "ood_score", "acceptable", "predicted")  # columns
+UNREADABLE = "unreadable"  # images of a part, and why
 
 
 def load_model(
@@ -103,46 +104,6 @@ def load_model(
     return bundle.tried(folder / POLICY_FOLDER)
 
 
-class DecidedFiles:
-    """Decisions on image files in their order, read from the parts at each iteration.
-
-    Attributes:
-        bad: Images that cannot be read.
-    """
-
-    def __init__(
-        self,
-        model: Bundle,
-        parts: Mapping[Path, Sequence[str]],
-        values: Mapping[str, str],
-        *,
-        on_bad_image: str,
-    ) -> None:
-        self._model, self._parts, self._values = model, parts, values
-        self.bad = [BadImage(*each) for part in parts for each in _unreadable(part).items()]
-        check_bad_images(self.bad, sum(map(len, parts.values())), on_bad_image)
-        self._threshold: Sequence[float] = ()
-        if model.policy is not None:
-            columns = [[arrays[name] for name in DECIDING] for arrays in map(load_file, parts)]
-            scores, ood_scores, acceptable, predicted = (
-                np.concatenate(each) for each in zip(*columns, strict=True)
-            )
-            part = model.policy.part_of(predicted, self._columns(len(predicted)))
-            self._threshold = model.policy.thresholds(scores, ood_scores, acceptable, part)
-
-    def _columns(self, count: int) -> dict[str, list[str]]:
-        return {name: [value] * count for name, value in self._values.items()}
-
-    def __iter__(self) -> Iterator[DecisionRow]:
-        for part, names in self._parts.items():
-            scored, reasons = ScoredImages(**load_file(part)), _unreadable(part)
-            columns = self._columns(len(scored))
-            decisions = iter(self._model.decide_scored(scored, columns, threshold=self._threshold))
-            for name in names:
-                decision = None if name in reasons else next(decisions)
-                yield DecisionRow(name, decision, reasons.get(name))
-
-
 def decide_files(
     model: Bundle,
     names: Sequence[str],
@@ -152,8 +113,11 @@ def decide_files(
     on_image: OnImage = lambda *_: None,
     on_bad_image: str = FAIL,
     values: Mapping[str, str] | None = None,
-) -> DecidedFiles:
+) -> "DataFrame":
     """Decide on image files, as one batch.
+
+    Returns a row for each file, in their order: its `path`, the columns of `Decisions.to_frame`,
+    and `unreadable`, the reason why it cannot be read.
 
     Args:
         model: A run or a bundle.
@@ -191,13 +155,23 @@ def decide_files(
                     scored.append(model.score_inputs(*map(np.stack, zip(*read, strict=True))))
                 done += len(batch)
                 on_image(done, len(names))
-            columns = {
-                name: np.concatenate([each.arrays[name] for each in scored])
-                for name in scored[0].arrays
-            }
+            arrays = _joined([each.arrays for each in scored])
             with whole_file(path) as temporary:
-                save_file(columns, temporary, {UNREADABLE: json.dumps(bad)})
-    return DecidedFiles(model, paths, values or {}, on_bad_image=on_bad_image)
+                save_file(arrays, temporary, {UNREADABLE: json.dumps(bad)})
+    reasons = {name: reason for path in paths for name, reason in _unreadable(path).items()}
+    check_bad_images([*map(BadImage._make, reasons.items())], len(names), on_bad_image)
+    together = ScoredImages(**_joined([load_file(path) for path in paths]))
+    cells = {name: [value] * len(together) for name, value in (values or {}).items()}
+    table = model.decide_scored(together, cells).to_frame()
+    table.index = np.flatnonzero([name not in reasons for name in names])
+    table = table.reindex(range(len(names)))
+    table.insert(0, "path", names)
+    return table.assign(unreadable=[reasons.get(name) for name in names])
+
+
+def _joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Arrays of all parts, by their names."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _part_name(model: Bundle, names: Sequence[str]) -> str:

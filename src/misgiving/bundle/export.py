@@ -124,7 +124,7 @@ def export_graph(
     compared = 0
     if predictions is not None:
         table = Predictions.read(predictions)
-        deferral.policy_.check_predictions(table)
+        deferral.check_predictions(table)
         compared = _compare(network, preprocessing, table)
     with whole_folder(out) as partial:
         with explain_damage(graph, remedy="export the model again, with at most 2 GB of weights"):

@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
@@ -30,7 +30,8 @@ from misgiving.errors import Parameter, UsageError
 from misgiving.files import write_text
 
 if TYPE_CHECKING:
-    from misgiving.deferral.decision_tables import DecisionRow
+    from pandas import DataFrame
+
     from misgiving.deferral.policy import Policy
 
 
@@ -81,10 +82,10 @@ def predict(
     """
     from misgiving.deferral.decision_tables import (
         check_kind,
-        columns_of,
         csv_table,
         write_table,
     )
+    from misgiving.deferral.decisions import COLUMNS, WITHOUT_POLICY
 
     images = [Path(str(place).removeprefix("folder:")) for place in images]
     is_file = any(map(is_prediction_file, images))
@@ -101,25 +102,25 @@ def predict(
         parts = Path(folder) if is_file or out is None else out.with_name(f"{out.name}.parts")
         if is_file:
             check_options("for predictions, which have columns", unused=["value"])
-            key, rows, policy, classes = _decide_predictions(model, images, opinions)
+            table, policy = _decide_predictions(model, images, opinions)
         else:
-            key = "path"
             values = dict(word.partition("=")[::2] for word in value or ())
-            rows, policy, classes = _decide_images(model, names, opinions, parts, reading, values)
-        rows = rows if reviews is None else _with_reviews(rows, reviews, policy, model)
-        skips = reading.on_bad_image == "skip"
-        columns = (key, *columns_of(classes, has_policy=policy is not None, unreadable=skips)[1:])
+            table, policy = _decide_images(model, names, opinions, parts, reading, values)
+        table = table if reviews is None else _with_reviews(table, reviews, policy, model)
+        unused = () if policy else COLUMNS[len(WITHOUT_POLICY) :]
+        unused += ("unreadable",) * (reading.on_bad_image == "fail")
+        written = table.drop(columns=[*unused], errors="ignore")
         if out is None:
-            sys.stdout.writelines(csv_table(columns, rows))
+            sys.stdout.writelines(csv_table(written))
         else:
-            write_table(out, columns, rows)
+            write_table(out, written)
             say(f"wrote {out}")
         if contact_sheet is not None:
             from misgiving.report.contact_sheet import contact_sheet as sheet_of
 
-            write_text(contact_sheet, sheet_of(rows))
+            write_text(contact_sheet, sheet_of(table))
             say(f"wrote {contact_sheet}")
-        _say_facts(rows, policy, reviews)
+        _say_facts(table, policy, reviews)
         shutil.rmtree(parts, ignore_errors=True)
 
 
@@ -130,7 +131,7 @@ def _decide_images(
     parts: Path,
     reading: Reading,
     values: Mapping[str, str],
-) -> "tuple[Iterable[DecisionRow], Policy | None, Sequence[str]]":
+) -> "tuple[DataFrame, Policy | None]":
     from misgiving.bundle.bundle import is_bundle
     from misgiving.bundle.decide_files import decide_files, load_model
 
@@ -143,7 +144,7 @@ def _decide_images(
             raise UsageError(
                 Parameter("value"), f" must be {column}=VALUE: each has its own threshold"
             )
-        rows = decide_files(
+        table = decide_files(
             loaded,
             list(map(str, names)),
             parts,
@@ -151,13 +152,12 @@ def _decide_images(
             on_bad_image=reading.on_bad_image,
             values=values,
         )
-    return rows, loaded.policy, loaded.classes
+    return table, loaded.policy
 
 
 def _decide_predictions(
     policy: Path, files: Sequence[Path], opinions: Mapping[str, Path]
-) -> "tuple[str, Iterable[DecisionRow], Policy | None, Sequence[str]]":
-    from misgiving.deferral.decision_tables import DecisionRow
+) -> "tuple[DataFrame, Policy | None]":
     from misgiving.deferral.deferral import Deferral
 
     if len(files) > 1:
@@ -165,37 +165,40 @@ def _decide_predictions(
     check_source(files[0], images=["contact_sheet"])
     deferral = Deferral.load(policy)
     predictions = read_file(files[0], deferral, opinions)
-    decisions = deferral.policy_.decide_for(predictions)
-    rows = list(map(DecisionRow, predictions.paths or predictions.ids, decisions))
-    return "path" if predictions.paths else "id", rows, deferral.policy_, deferral.classes_
+    table = deferral.decide_for(predictions).to_frame()
+    if predictions.paths:
+        table = table.rename(columns={"id": "path"}).assign(path=predictions.paths)
+    return table, deferral.policy_
 
 
 def _with_reviews(
-    rows: "Iterable[DecisionRow]", reviews: int, policy: "Policy | None", model: Path
-) -> "list[DecisionRow]":
+    table: "DataFrame", reviews: int, policy: "Policy | None", model: Path
+) -> "DataFrame":
     from misgiving.deferral.decision_tables import with_reviews
 
     if policy is None:
         needs = Parameter("reviews"), " needs; run `misgiving calibrate`"
         raise UsageError(f"{model}: has no policy, which ", *needs)
-    return with_reviews(rows, reviews)
+    return with_reviews(table, reviews)
 
 
-def _say_facts(rows: "Iterable[DecisionRow]", policy: "Policy | None", reviews: int | None) -> None:
+def _say_facts(table: "DataFrame", policy: "Policy | None", reviews: int | None) -> None:
     """Report unreadable images, and with a policy the performance to expect."""
     from misgiving.data.decoding import BadImage
     from misgiving.deferral.expected_performance import error_bound_at, expected_performance
     from misgiving.deferral.sentences import lines
 
-    say_skipped([BadImage(row.path, row.unreadable) for row in rows if row.unreadable])
+    if "unreadable" in table:
+        bad = table[["path", "unreadable"]].dropna()
+        say_skipped([*map(BadImage._make, bad.itertuples(index=False))])
     if policy is not None and reviews is not None:
-        decided = [row.decision for row in rows if row.decision is not None]
-        scores = [x.acceptance_score or 0.0 for x in decided if x.decision == "accept"]
-        one_bound = scores and not policy.certificate.by_value
-        bound = error_bound_at(policy.certificate, min(scores)) if one_bound else None
-        left = len(decided) - len(scores)
-        for sentence in lines("drift.txt", "reviewed", reviews, left, len(decided), bound, policy):
+        decided = int(table["decision"].notna().sum())
+        scores = table["acceptance_score"][table["decision"] == "accept"]
+        one_bound = len(scores) and not policy.certificate.by_value
+        bound = error_bound_at(policy.certificate, float(scores.min())) if one_bound else None
+        left = decided - len(scores)
+        for sentence in lines("drift.txt", "reviewed", reviews, left, decided, bound, policy):
             say(sentence)
-    if policy is not None and (expected := expected_performance(policy, rows)):
+    if policy is not None and (expected := expected_performance(policy, table)):
         for sentence in lines("drift.txt", "performance", expected, policy):
             say(sentence)

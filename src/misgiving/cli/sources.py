@@ -189,7 +189,7 @@ def read_file(
         predictions = predictions.with_opinion(Predictions.read(file), name)
     if deferral is not None:
         try:
-            deferral.policy_.check_predictions(predictions)
+            deferral.check_predictions(predictions)
         except DataError as error:
             raise DataError(f"{path}: ", *error.args) from error
     return predictions

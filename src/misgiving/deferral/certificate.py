@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import import_module
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -14,6 +15,7 @@ from jaxtyping import Bool, Float
 from misgiving.arrays import Counts, Mask, Values
 from misgiving.deferral.bounds import (
     BinomialInterval,
+    compare_distributions,
     conformal_p_values,
     two_sided_interval,
     upper_bound,
@@ -39,7 +41,9 @@ SELECTION_ERRORS = 2  # wrong cases more than the observed ones, on which the th
 MIN_TUNING_CASES = 50  # from which on error probabilities of single images are shown
 MANY_RIGHT = 200  # cases, of which a model that has not seen them hardly has all right
 MIN_COMPARED = 20  # accepted calibration cases, from which on these are compared with the errors
-DEVIATIONS = 1.96  # by which they may differ
+DEVIATIONS_SHOWN = 1.96  # by which they may differ
+FEWEST_IMAGES = 20  # that are compared with the calibration cases, or whose errors are estimated
+DIFFERENT = 0.02  # probability that equal distributions are found to differ
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,10 +122,9 @@ class Certificate:
     looks: tuple[int, ...] = ()
 
     def __str__(self) -> str:
-        from misgiving.deferral.certify import find_remedies
-        from misgiving.deferral.sentences import lines
-
-        return "\n".join(lines("policy.txt", "in_brief", self, find_remedies(self)))
+        # found by name, as what decides needs no words
+        sentences = import_module("misgiving.deferral.sentences")
+        return "\n".join(sentences.sentences_in_brief(self))
 
     @property
     def is_worse_than_chance(self) -> bool:
@@ -263,7 +266,7 @@ class Certificate:
             return self.tuning_cases >= MIN_TUNING_CASES
         mean = float(np.array(self.error_probabilities)[accepted].mean())
         correction, spread = self.correction(accepted, mean, more=SELECTION_ERRORS)
-        lower, upper = (mean + correction + side * DEVIATIONS * spread for side in (-1, 1))
+        lower, upper = (mean + correction + side * DEVIATIONS_SHOWN * spread for side in (-1, 1))
         return bool(lower <= mean <= max(upper, self.highest_error))
 
     @property
@@ -291,6 +294,26 @@ class Certificate:
     def ood_p_values(self, ood_scores: Values) -> Values:
         """Conformal p-value of each image that it is in-distribution."""
         return conformal_p_values(ood_scores, np.array(self.ood_scores))
+
+    def gaps(self, scores: Values, ood_scores: Values) -> dict[str, float]:
+        """Differences between the distributions of images and of the calibration cases.
+
+        These are the largest difference of the acceptance scores and of the OOD scores, where it is
+        one that equal distributions seldom have. None are known of few images.
+        """
+        finite = np.isfinite(scores)
+        if finite.sum() < FEWEST_IMAGES:
+            return {}
+        compared = {
+            "acceptance": (scores[finite], self.images.scores),
+            "ood": (ood_scores[finite], self.ood_scores),
+        }
+        gaps = {}
+        for name, (new, calibration) in compared.items():
+            gap, p_value = compare_distributions(new, np.array(calibration))
+            if p_value <= DIFFERENT / len(compared):
+                gaps[name] = gap
+        return gaps
 
     @property
     def min_batch(self) -> int:

@@ -239,14 +239,15 @@ class Decisions(ScoredImages, Sequence[Decision]):
             yield Decision.model_construct(**row, probabilities=by_class)
 
     def to_frame(self) -> "pandas.DataFrame":
-        """A row for each image, with the columns of a `Decision`."""
+        """A row for each image, with the columns of a `Decision`, NaN for None."""
         import pandas
 
         cells = self._cells
         columns = {"id": self.ids} if self.ids else {}
         columns |= {name: cells[name] for name in COLUMNS}
         shares = zip(self.classes, self.probabilities.T, strict=True)
-        return pandas.DataFrame(columns | {f"{OF_CLASS}{name}": each for name, each in shares})
+        columns |= {f"{OF_CLASS}{name}": each for name, each in shares}
+        return pandas.DataFrame(columns).replace([math.inf, -math.inf], math.nan)
 
     def __repr__(self) -> str:
         counts = (f"{name} {np.sum(self.decisions == name)}" for name in get_args(Outcome))

@@ -5,9 +5,8 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from misgiving.calibration.apply import Calibrator
 from misgiving.calibration.fit import Fitted
@@ -15,7 +14,6 @@ from misgiving.deferral.certificate import Certificate
 from misgiving.deferral.certify import find_remedies
 from misgiving.deferral.decisions import Decisions, plots
 from misgiving.deferral.draw import DrawnCases
-from misgiving.deferral.expected_performance import gaps_of
 from misgiving.deferral.fit_policy import certify_policy, fit_policy
 from misgiving.deferral.guarantees import GUARANTEES, Guarantee
 from misgiving.deferral.identities import Cases, Identities
@@ -38,14 +36,10 @@ from misgiving.deferral.targets import (
     Targets,
     check_known,
 )
-from misgiving.deferral.thresholds import ScoredCases
 from misgiving.errors import DataError, Parameter, UsageError, require
 from misgiving.files import whole_folder
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors
-
-if TYPE_CHECKING:
-    from sklearn.utils import Tags
 
 BY_NAME = ("class_max_miss", "costs", "superclasses")  # parameters that are empty or None
 
@@ -137,9 +131,6 @@ class Deferral:
         fitted = certificate_sentences(self, brief=True) if hasattr(self, "policy_") else []
         return "\n".join([str(self), *fitted])
 
-    def _repr_html_(self) -> str:
-        return "".join(f"<p>{escape(line)}</p>" for line in repr(self).splitlines())
-
     def fit(
         self,
         tuning: Any,
@@ -177,7 +168,6 @@ class Deferral:
             UserWarning: Nothing is accepted, a class has no case, or cases may be copies, or known
                 to the model.
         """
-        self.check_parameters()
         if isinstance(calibration, DrawnCases):
             self.certify_drawn(calibration, tuning)
         else:
@@ -214,11 +204,12 @@ class Deferral:
             DataError: The sets cannot support a policy.
             UsageError: A parameter has a value that cannot be used.
         """
-        policy, tuned = self.fit_policy(tuning, detectors, fitted, looks=looks)
-        of_tuning, of_calibration = Identities.of(tuning), Identities.of(calibration)
-        facts |= {"group_columns": calibration.group_columns}
-        self.cases_ = Cases(tuning=of_tuning, calibration=of_calibration, **facts)
-        self.policy_ = certify_policy(policy, tuned, calibration, self.check_parameters()[2])
+        parameters = self.check_parameters(tuning.classes, looks)
+        own: dict[str, Any] = {"ood_detector": self.ood_detector, "seed": self.seed}
+        policy, tuned = fit_policy(tuning, detectors, fitted, parameters, looks=looks, **own)
+        facts |= {"tuning": Identities.of(tuning), "calibration": Identities.of(calibration)}
+        self.cases_ = Cases(**facts, group_columns=calibration.group_columns)
+        self.policy_ = certify_policy(policy, tuned, calibration, parameters[2])
         return self
 
     def certify_drawn(self, drawn: DrawnCases, tuning: Predictions | None = None) -> "Deferral":
@@ -242,19 +233,6 @@ class Deferral:
         self.cases_ = replace(other.cases_, calibration=Identities.of(cases))
         self.policy_ = certify_policy(other.policy_, None, cases, self.check_parameters()[2])
         return self
-
-    def fit_policy(
-        self,
-        tuning: Predictions,
-        detectors: FittedDetectors,
-        fitted: Fitted | None = None,
-        *,
-        looks: Sequence[int] = (),
-    ) -> tuple[Policy, ScoredCases]:
-        """Fit all that scores an image; gives a policy that accepts nothing yet, and its cases."""
-        parameters = self.check_parameters(tuning.classes, looks)
-        own: dict[str, Any] = {"ood_detector": self.ood_detector, "seed": self.seed}
-        return fit_policy(tuning, detectors, fitted, parameters, looks=looks, **own)
 
     def check_parameters(
         self, classes: Sequence[str] = (), looks: Sequence[int] = ()
@@ -308,7 +286,7 @@ class Deferral:
             raise NotFittedError("this Deferral is not fitted yet; call `fit` first")
         return self.policy_
 
-    def __sklearn_tags__(self) -> "Tags":
+    def __sklearn_tags__(self) -> Any:
         from sklearn.utils import InputTags, Tags, TargetTags
 
         return Tags(
@@ -327,15 +305,15 @@ class Deferral:
 
         Raises:
             DataError: A value of an array is not finite (in `Predictions`, such an image is
-                deferred); or they do not suit the policy, as `Policy.decide_for` says.
+                deferred); or they do not suit the policy, as `decide_for` says.
 
         Warns:
             UserWarning: The images are unlike the calibration cases, or the threshold is too low.
         """
         policy, it = self._fitted, self.certificate_
         predictions = Predictions.of(data, classes=policy.classes, kind=policy.kind)
-        decisions = policy.decide_for(predictions, threshold)
-        gaps = gaps_of(it, decisions.acceptance_score, decisions.ood_score)
+        decisions = self.decide_for(predictions, threshold)
+        gaps = it.gaps(decisions.acceptance_score, decisions.ood_score)
         if gaps:
             warnings.warn(lines("drift.txt", "drifted", gaps)[0], stacklevel=2)
         lowest = -math.inf if it.selection is not None else it.accept_threshold
@@ -344,6 +322,30 @@ class Deferral:
             limit = f"{lowest:g}, the lowest that is certified: nothing is certified"
             warnings.warn(f"the threshold {threshold:g} is below {limit}", stacklevel=2)
         return replace(decisions, gaps=gaps, certified=certified)
+
+    def decide_for(self, predictions: Predictions, threshold: float | None = None) -> Decisions:
+        """Decide for each image of predictions, with `threshold` as in `decide`, without a warning.
+
+        Raises:
+            DataError: They are of another model, or lack what the policy reads, or are too few.
+        """
+        self.check_predictions(predictions)
+        policy, columns = self._fitted, predictions.metadata
+        self.certificate_.targets.check_columns(columns)
+        outputs, units = predictions.outputs, predictions.units
+        decisions = policy.decide(outputs, units, columns=columns, threshold=threshold)
+        return replace(decisions, ids=predictions.ids)
+
+    def check_predictions(self, predictions: Predictions) -> None:
+        """Check that predictions are of the policy's model, and have what it reads.
+
+        Raises:
+            DataError: They are of another model, classes or kind of outputs, or lack columns.
+        """
+        policy = self._fitted
+        policy.check_model(predictions.model or policy.model, predictions.classes)
+        policy.check_opinions(predictions.opinion_models)
+        policy.check_outputs(predictions)
 
     def plot(self, axes: Any = None) -> Any:
         """Draw risk against coverage with what is certified, on axes of matplotlib."""

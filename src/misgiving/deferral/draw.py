@@ -19,11 +19,12 @@ import numpy as np
 from misgiving.arrays import Mask, Rows, Values
 from misgiving.deferral.bounds import compare_distributions
 from misgiving.deferral.certify import with_ood_limit
+from misgiving.deferral.fit_policy import fit_policy
 from misgiving.deferral.guarantees import Guarantee
 from misgiving.deferral.identities import Cases, Identities
 from misgiving.deferral.outcomes import Pool
 from misgiving.deferral.sets import FREE, NOT_USED, OWN_SETS, check_same_model, fit_detectors
-from misgiving.deferral.targets import Targets
+from misgiving.deferral.targets import DecisionRule, Targets
 from misgiving.deferral.thresholds import ScoredCases
 from misgiving.errors import DataError, Parameter, UsageError
 from misgiving.predictions.record import Predictions
@@ -57,7 +58,7 @@ class DrawnCases(Predictions):
             DataError: The policy is for another model, a case is not in the pool, or its outputs
                 are others.
         """
-        deferral.policy_.check_predictions(pool)
+        deferral.check_predictions(pool)
         rows = {name: row for row, name in enumerate(Identities.of(pool).ids)}
         drawn, scores = deferral.cases_.calibration.ids, deferral.certificate_.pool.drawn
         if missing := sum(name not in rows for name in drawn):
@@ -135,7 +136,8 @@ def draw(
     Warns:
         UserWarning: The tuning set is not like the pool.
     """
-    targets, guarantee = check_plan(pool, cases, deferral, looks)
+    parameters = check_plan(pool, cases, deferral, looks)
+    targets, _, guarantee = parameters
     training = pool.in_set("train") if training is None else training
     tuning = labelled_part(pool) if tuning is None else tuning
     if not len(tuning):
@@ -152,7 +154,8 @@ def draw(
             "images to draw from, or calibrate with all"
         )
     fitted = replace(deferral)
-    fitted.policy_, tuned = fitted.fit_policy(tuning, detectors, looks=looks)
+    own = {"ood_detector": fitted.ood_detector, "seed": fitted.seed}
+    fitted.policy_, tuned = fit_policy(tuning, detectors, None, parameters, looks=looks, **own)
     unknown, of_pool = np.full(len(offered), UNKNOWN_CLASS), fitted.policy_.score(offered)
     scored = ScoredCases.of(of_pool, unknown, fitted.calibration_)
     for name, each in (("tuning", tuned), ("pool", scored)):
@@ -191,9 +194,9 @@ def draw(
 
 def check_plan(
     pool: Predictions, cases: int, deferral: Any, looks: Sequence[int]
-) -> tuple[Targets, Guarantee]:
-    """Check the parameters of a draw; gives the targets and the guarantee."""
-    targets, _, guarantee = deferral.check_parameters(pool.classes, looks)
+) -> tuple[Targets, DecisionRule, Guarantee]:
+    """Check the parameters of a draw; gives them in groups."""
+    targets, rule, guarantee = deferral.check_parameters(pool.classes, looks)
     if not pool.has_ids:
         raise DataError("the pool has no column id, by which labels are joined; add it")
     if looks and looks[-1] != cases:
@@ -205,7 +208,7 @@ def check_plan(
             *("cases are drawn for ", Parameter("max_error"), " alone; calibrate for other "),
             "targets with cases of the whole pool",
         )
-    return targets, guarantee
+    return targets, rule, guarantee
 
 
 def warn_of_choice(tuning: ScoredCases, pool: ScoredCases) -> None:

@@ -1,29 +1,28 @@
 """Errors that are expected of images without labels, and whether the estimate may hold."""
 
-from collections.abc import Iterable, Mapping
-from operator import attrgetter
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from misgiving.arrays import Mask, Values
-from misgiving.deferral.bounds import (
-    binomial_cdf,
-    compare_distributions,
-    lower_bound,
-    upper_bound,
+from misgiving.deferral.bounds import binomial_cdf, lower_bound, upper_bound
+from misgiving.deferral.certificate import (
+    FEWEST_IMAGES,
+    SELECTION_ERRORS,
+    Certificate,
+    ranks_to_test,
 )
-from misgiving.deferral.certificate import SELECTION_ERRORS, Certificate, ranks_to_test
-from misgiving.deferral.decision_tables import DecisionRow
 from misgiving.deferral.drift import DriftMonitor, DriftTest
 from misgiving.deferral.policy import Policy
 
-FEWEST_IMAGES = 20  # calibration cases and images, from which on errors are estimated
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 DRAWS = 10_000
 MOST_TESTED = 5000  # images that are tested for drift, drawn at random
 LEVEL = 0.05
-DIFFERENT = 0.02  # probability that equal distributions are found to differ
 LEVEL_OF_SHARES = 0.2  # part of the level of a bound between ranks
 
 
@@ -56,28 +55,20 @@ class ExpectedPerformance(NamedTuple):
     gaps: Mapping[str, float]
 
 
-def expected_performance(
-    policy: Policy, decisions: Iterable[DecisionRow]
-) -> ExpectedPerformance | None:
+def expected_performance(policy: Policy, table: "DataFrame") -> ExpectedPerformance | None:
     """Estimate the errors of images without labels, and test whether the estimate may hold.
 
     Args:
         policy: By which the images were decided.
-        decisions: Images without a finite acceptance score are left out; the paths break ties in
-            the tests for drift.
+        table: A row for each image as `Decisions.to_frame` has it, after its name, which breaks
+            ties in the tests for drift. Images without an acceptance score are left out.
 
     Returns:
         None where `expected_errors` is None.
     """
-    decided = [
-        (row.path, row.decision)
-        for row in decisions
-        if row.decision is not None and row.decision.acceptance_score is not None
-    ]
-    columns = attrgetter("acceptance_score", "ood_score")
-    numbers = np.array([columns(decision) for _, decision in decided], dtype=float)
-    scores, ood_scores = numbers.reshape(-1, 2).T
-    accepted = np.array([each.decision == "accept" for _, each in decided], dtype=bool)
+    table = table[table["acceptance_score"].notna()]
+    scores, ood_scores = (table[name].to_numpy(float) for name in ("acceptance_score", "ood_score"))
+    accepted, names = (table["decision"] == "accept").to_numpy(bool), table.iloc[:, 0].tolist()
     certificate, monitor = policy.certificate, DriftMonitor(policy.certificate)
     has_own = certificate.selection is not None and accepted.any()
     threshold = float(scores[accepted].min()) if has_own else None
@@ -86,38 +77,17 @@ def expected_performance(
     if expected is None:
         return None
     # in a random order, since the images may be sorted
-    for row in np.random.default_rng(0).permutation(len(decided))[:MOST_TESTED]:
+    for row in np.random.default_rng(0).permutation(len(table))[:MOST_TESTED]:
         monitor.update(
             score=float(scores[row]),
             ood_score=float(ood_scores[row]),
             accepted=bool(accepted[row]),
-            content=decided[row][0],
+            content=names[row],
         )
-    gaps = gaps_of(certificate, scores, ood_scores)
+    gaps = certificate.gaps(scores, ood_scores)
     alarms = tuple(test for test in monitor.tests if test.since is not None)
     bound = None if threshold is None else error_bound_at(certificate, threshold)
     return ExpectedPerformance(expected, bound, alarms, gaps)
-
-
-def gaps_of(certificate: Certificate, scores: Values, ood_scores: Values) -> dict[str, float]:
-    """Differences between the distributions of images and of the calibration cases.
-
-    These are the largest difference of the acceptance scores and of the OOD scores, where it is one
-    that equal distributions seldom have. None are known of few images.
-    """
-    finite = np.isfinite(scores)
-    if finite.sum() < FEWEST_IMAGES:
-        return {}
-    compared = {
-        "acceptance": (scores[finite], certificate.images.scores),
-        "ood": (ood_scores[finite], certificate.ood_scores),
-    }
-    gaps = {}
-    for name, (new, calibration) in compared.items():
-        gap, p_value = compare_distributions(new, np.array(calibration))
-        if p_value <= DIFFERENT / len(compared):
-            gaps[name] = gap
-    return gaps
 
 
 def expected_errors(

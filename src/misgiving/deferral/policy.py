@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -23,9 +22,6 @@ from misgiving.files import sha256_of
 from misgiving.scores.detectors import FittedDetectors, scores_of_outputs
 from misgiving.scores.features import FEATURE_SCORES
 from misgiving.scores.outputs import Outputs
-
-if TYPE_CHECKING:
-    from misgiving.predictions.record import Predictions
 
 Columns = Mapping[str, Sequence[str]]
 Parts = Int[np.ndarray, " n"]
@@ -227,21 +223,6 @@ class Policy:
             policy=self,
         )
 
-    def decide_for(
-        self, predictions: "Predictions", threshold: float | Sequence[float] | None = None
-    ) -> Decisions:
-        """Decide for each image of predictions, with `threshold` as in `decide`.
-
-        Raises:
-            DataError: They are of another model, or lack what the policy reads, or are too few.
-        """
-        self.check_predictions(predictions)
-        columns = predictions.metadata
-        self.certificate.targets.check_columns(columns)
-        outputs, units = predictions.outputs, predictions.units
-        decisions = self.decide(outputs, units, columns=columns, threshold=threshold)
-        return replace(decisions, ids=predictions.ids)
-
     def values_of(self, predicted: Classes, columns: Columns | None) -> Sequence[str]:
         """Value of `for_each` of each image; empty where there is none."""
         targets, cells = self.certificate.targets, columns or {}
@@ -353,16 +334,6 @@ class Policy:
                     f"{expected[name][:12]}, not of {models[name][:12]}; give that one, or run "
                     "`misgiving calibrate` again"
                 )
-
-    def check_predictions(self, predictions: "Predictions") -> None:
-        """Check that predictions are of the policy's model, and have what it reads.
-
-        Raises:
-            DataError: They are of another model, classes or kind of outputs, or lack columns.
-        """
-        self.check_model(predictions.model or self.model, predictions.classes)
-        self.check_opinions(predictions.opinion_models)
-        self.check_outputs(predictions)
 
     def check_outputs(self, outputs: Outputs) -> None:
         """Check that outputs are of the policy's kind, and have what it reads.

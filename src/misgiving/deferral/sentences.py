@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from misgiving.deferral.annotate import MOST_LIMITS
-from misgiving.deferral.certificate import MIN_BATCH, MIN_TUNING_CASES
+from misgiving.deferral.certificate import MIN_BATCH, MIN_TUNING_CASES, Certificate
 from misgiving.deferral.certify import find_remedies
 from misgiving.deferral.guarantees import GUARANTEES
 from misgiving.errors import Parameter, visible
@@ -89,6 +89,11 @@ def three_digits(share: float, *, up: bool = False) -> str:
     percent = math.ceil(share * 1000 - 1e-9) / 10 if up else share * 100
     digits = next(d for d in range(3, 17) if share >= 1 or float(f"{percent:.{d}g}") < 100 or up)
     return f"{percent:.{digits}g} %"
+
+
+def sentences_in_brief(certificate: Certificate) -> list[str]:
+    """A few sentences on what is certified, or why nothing is."""
+    return lines("policy.txt", "in_brief", certificate, find_remedies(certificate))
 
 
 def certificate_sentences(

@@ -228,7 +228,7 @@ def evaluate(
     if deferral is not None:
         judged, cautions = _rows_for_policy(measured, deferral, is_chosen=set is not None)
         notes += cautions
-        decisions = deferral.policy_.decide_for(judged)
+        decisions = deferral.decide_for(judged)
         measurements += _measure_policy(judged, deferral, decisions)
     teams = None
     if readers:
@@ -345,7 +345,7 @@ def _detection(
         rows += measure_detection(common, scores, name)
         decided = {}
         if deferral is not None:
-            deferral.policy_.check_predictions(outliers)
+            deferral.check_predictions(outliers)
             decide = partial(deferral.policy_.decide, columns=outliers.metadata)
             outcomes = decide(outliers.outputs, threshold=thresholds).decisions
             rows += measure_shares(outcomes, name)

@@ -4,47 +4,46 @@ import base64
 import io
 import math
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from misgiving.arrays import Picture
 from misgiving.data.decoding import picture_of
-from misgiving.deferral.decision_tables import DecisionRow
-from misgiving.deferral.decisions import Decision
 from misgiving.report.rendering import environment
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 MAX_IMAGES = 500  # images on a sheet, which a browser still scrolls through
 THUMBNAIL_PIXELS = 240  # of a thumbnail, in pixels
 
 
-def contact_sheet(decisions: Iterable[DecisionRow]) -> str:
-    """The sheet of deferred and OOD images; files are read again for their thumbnails."""
-    ordered = worst_first(decisions)
-    counts = Counter(row.decision.decision for row in decisions if row.decision is not None)
+def contact_sheet(table: "DataFrame") -> str:
+    """The sheet of deferred and OOD images; files are read again for their thumbnails.
+
+    The table has a row for each, as `decide_files` gives it.
+    """
+    ordered = worst_first(table)
+    rows = ordered[:MAX_IMAGES].astype(object)
     page = environment().get_template("contact_sheet.html")
     return page.render(
-        counts=counts,
+        counts=Counter(table["decision"].dropna()),
         not_accepted=len(ordered),
-        rows=ordered[:MAX_IMAGES],
+        rows=rows.where(rows.notna(), None).to_dict("records"),
         thumbnail=lambda path: thumbnail_link(picture_of(Path(path))),
     )
 
 
-def worst_first(decisions: Iterable[DecisionRow]) -> list[tuple[str, Decision]]:
-    """Paths of deferred and OOD images: OOD first, then the least certain."""
-    decided = ((row.path, row.decision) for row in decisions if row.decision is not None)
-    return sorted((row for row in decided if row[1].decision != "accept"), key=_rank)
-
-
-def _rank(row: tuple[str, Decision]) -> tuple[bool, float]:
-    _, decision = row
-    if decision.decision == "ood":
-        return False, decision.ood_p_value or 0.0
-    if decision.acceptance_score is not None:
-        return True, decision.acceptance_score
-    return True, -math.inf if decision.probability is None else decision.probability
+def worst_first(table: "DataFrame") -> "DataFrame":
+    """Rows of deferred and OOD images: OOD first, then the least certain."""
+    rows = table[table["decision"].isin(("ood", "defer"))]
+    certainty = rows["acceptance_score"].fillna(rows["probability"]).fillna(-math.inf)
+    certainty = certainty.where(rows["decision"] == "defer", rows["ood_p_value"].fillna(0.0))
+    ranked = rows.assign(certainty=certainty)
+    by = ["decision", "certainty"]
+    return ranked.sort_values(by, ascending=[False, True], kind="stable")
 
 
 def thumbnail_link(picture: Picture | None) -> str | None:
