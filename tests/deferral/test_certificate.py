@@ -5,13 +5,13 @@ import pytest
 from policies import CLASSES, WORST, certificate_of, certify, drawn_cases
 from scipy import stats
 
-from misgiving.deferral.annotate import with_prices
 from misgiving.deferral.certificate import ranks_to_test
 from misgiving.deferral.drift import acceptance_interval
 from misgiving.deferral.expected_performance import (
     bound_at_threshold,
     error_bound_at,
 )
+from misgiving.deferral.fit_policy import with_prices
 from misgiving.deferral.targets import Targets
 
 OOD = Targets(max_error=0.1, confidence=0.9, max_ood_false_alarms=0.1)

@@ -99,8 +99,8 @@ def test_a_classifier_is_asked_for_its_probabilities():
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((*outputs(60), outputs(60)[1]), "ndarray has no .predict_proba"),
-        ((LinearSVC(), outputs(60)[0], outputs(60)[1]), "LinearSVC has no .predict_proba"),
+        ((*outputs(60), outputs(60)[1]), "a classifier that has .predict_proba"),
+        ((LinearSVC(), outputs(60)[0], outputs(60)[1]), "a classifier that has .predict_proba"),
         ((outputs(60)[0],), "with labels"),
         ((LogisticRegression(), outputs(60)[0]), "its inputs and their labels"),
         ((outputs(60)[0], np.eye(3)[outputs(60)[1]]), r"shape \(60, 3\)"),

@@ -9,9 +9,8 @@ from policies import certify
 from scipy import stats
 
 from misgiving import Deferral
-from misgiving.deferral.annotate import with_finer
 from misgiving.deferral.bounds import upper_bound
-from misgiving.deferral.fit_policy import calibration_cases
+from misgiving.deferral.fit_policy import calibration_cases, with_finer
 from misgiving.deferral.sentences import certificate_sentences
 from misgiving.deferral.targets import Targets
 from misgiving.errors import UsageError

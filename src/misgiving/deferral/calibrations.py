@@ -21,19 +21,19 @@ CALIBRATIONS = "calibrations.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibration:
+class EarlierCalibration:
     """A calibration: digests of the parameters, planned looks and scores, and the cases."""
 
     plan: str
     cases: Cases
 
     @classmethod
-    def of(cls, deferral: Deferral) -> "Calibration":
+    def of(cls, deferral: Deferral) -> "EarlierCalibration":
         """The calibration of a fitted policy."""
         plan = f"({deferral}, {deferral.certificate_.looks}, {deferral.policy_.scorer!r})"
         return cls(plan=sha256_of(plan.encode()), cases=deferral.cases_)
 
-    def continues(self, before: "Calibration") -> bool:
+    def continues(self, before: "EarlierCalibration") -> bool:
         """True if this and an earlier one are of one plan: one has the cases of the other."""
         mine, others = self.cases.calibration, before.cases.calibration
         nested = mine.among(others)[0].all() or others.among(mine)[0].all()
@@ -52,7 +52,7 @@ class Calibrations(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal[1] = 1
-    made: Mapping[str, Calibration] = {}
+    made: Mapping[str, EarlierCalibration] = {}
     looks: tuple[int, ...] = ()
 
     @classmethod
@@ -88,7 +88,7 @@ class Calibrations(BaseModel):
         Raises:
             DataError: Several were planned, and this one has other parameters, scores or cases.
         """
-        this = Calibration.of(deferral)
+        this = EarlierCalibration.of(deferral)
         if self.looks and not all(map(this.continues, self.made.values())):
             raise DataError(
                 "the planned calibrations have the same targets, tuning set and model, and all "
@@ -107,7 +107,7 @@ class Calibrations(BaseModel):
         A group counts if it has such an image, or the name of a group of a calibration. Earlier
         looks of the same plan do not count.
         """
-        this, images = Calibration.of(deferral), deferral.cases_.images
+        this, images = EarlierCalibration.of(deferral), deferral.cases_.images
         planned = bool(deferral.certificate_.looks)
         others = [x for x in self.made.values() if not (planned and this.continues(x))]
         earlier = sum((each.cases.images for each in others), Identities())

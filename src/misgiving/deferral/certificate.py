@@ -42,6 +42,7 @@ MIN_TUNING_CASES = 50  # from which on error probabilities of single images are 
 MANY_RIGHT = 200  # cases, of which a model that has not seen them hardly has all right
 MIN_COMPARED = 20  # accepted calibration cases, from which on these are compared with the errors
 DEVIATIONS_SHOWN = 1.96  # by which they may differ
+MOST_LIMITS = 5  # suggested targets of classes
 FEWEST_IMAGES = 20  # that are compared with the calibration cases, or whose errors are estimated
 DIFFERENT = 0.02  # probability that equal distributions are found to differ
 

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from pydantic import AllowInfNan, BeforeValidator, PlainSerializer
@@ -14,16 +14,11 @@ OFTEN_MISSED, OFTEN_WRONG = 1 / 3, 1 / 2  # shares of the cases, and of the answ
 FEWEST = 5  # cases or answers of a class of which a share is taken for often
 
 
-def _infinity_of(value: Any) -> Any:
-    return math.inf if value is None else value
-
-
-def _null_of(value: float) -> float | None:
-    return None if value == math.inf else value
-
-
 Threshold = Annotated[
-    float, AllowInfNan(True), BeforeValidator(_infinity_of), PlainSerializer(_null_of)
+    float,
+    AllowInfNan(True),
+    BeforeValidator(lambda value: math.inf if value is None else value),
+    PlainSerializer(lambda value: None if value == math.inf else value),
 ]
 """Lowest accepted score; -inf: all are accepted; inf: none is, for which files have null."""
 

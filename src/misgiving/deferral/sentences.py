@@ -7,8 +7,7 @@ from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
-from misgiving.deferral.annotate import MOST_LIMITS
-from misgiving.deferral.certificate import MIN_BATCH, MIN_TUNING_CASES, Certificate
+from misgiving.deferral.certificate import MIN_BATCH, MIN_TUNING_CASES, MOST_LIMITS, Certificate
 from misgiving.deferral.certify import find_remedies
 from misgiving.deferral.guarantees import GUARANTEES
 from misgiving.errors import Parameter, visible

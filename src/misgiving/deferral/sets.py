@@ -68,42 +68,32 @@ def fit_detectors(tuning: Predictions, training: Predictions) -> tuple[FittedDet
 def given_sets(
     first: Any, second: Any, labels: Any, classes: Any
 ) -> tuple[Predictions, Predictions | None]:
-    """The sets in the arguments of `Deferral.fit`; the second is None where there is one alone."""
+    """The sets in the arguments of `Deferral.fit`; the second is None where there is one alone.
+
+    Raises:
+        UsageError: They are in none of its forms.
+    """
     if isinstance(first, Predictions) and isinstance(second, Predictions | None):
         return first, second
-    if labels is not None or hasattr(first, "predict_proba"):
-        return _of_classifier(first, second, labels), None
-    if isinstance(first, tuple) and isinstance(second, tuple):
-        if classes is None and len(first) == len(second) == 2:
-            classes = classes_of_labels(first[0], first[1], second[1])
-        return _of_arrays(classes, first, "tuning"), _of_arrays(classes, second, "calibration")
-    pair = first if isinstance(first, tuple) and second is None else (first, second)
-    return _of_arrays(classes, pair), None
-
-
-def _of_classifier(classifier: Any, inputs: Any, labels: Any) -> Predictions:
-    """Predictions of a classifier as those of scikit-learn are."""
-    if not hasattr(classifier, "predict_proba"):
-        raise UsageError(
-            f"a {type(classifier).__name__} has no `predict_proba`; give its outputs with the "
-            "labels: fit(logits, labels)"
-        )
-    if labels is None:
-        raise UsageError("a classifier needs its inputs and their labels; give all three")
-    columns = {"probabilities": classifier.predict_proba(inputs), "classes": classifier.classes_}
-    return Predictions.of((columns, labels))
-
-
-def _of_arrays(classes: Any, pair: tuple[Any, ...], name: str = "") -> Predictions:
-    """Logits or probabilities with labels."""
-    is_pair = len(pair) == 2 and pair[1] is not None
-    others = ("columns", "keys", "outputs")  # of data frames, mappings and predictions
-    if not is_pair or any(hasattr(pair[0], name) for name in others):
+    if labels is not None and hasattr(first, "predict_proba"):
+        columns = {"probabilities": first.predict_proba(second), "classes": first.classes_}
+        return Predictions.of((columns, labels)), None
+    pairs = [(first, second)]
+    if isinstance(first, tuple):
+        pairs = [first] if second is None else [first, second]
+    others = ("columns", "keys", "outputs", "predict_proba")  # what has them is no array
+    are_pairs = all(isinstance(x, tuple) and len(x) == 2 and x[1] is not None for x in pairs)
+    if labels is not None or not are_pairs or any(hasattr(pairs[0][0], x) for x in others):
         raise UsageError(
             "give predictions, one set or two; or logits or probabilities with labels; or a "
-            "classifier with its inputs and labels (`Predictions.of` takes a data frame)"
+            "classifier that has `predict_proba`, with its inputs and their labels "
+            "(`Predictions.of` takes a data frame)"
         )
-    return Predictions.of(pair, classes=classes, name=name)
+    if len(pairs) == 1:
+        return Predictions.of(pairs[0], classes=classes), None
+    classes = classes_of_labels(first[0], first[1], second[1]) if classes is None else classes
+    tuning = Predictions.of(first, classes=classes, name="tuning")
+    return tuning, Predictions.of(second, classes=classes, name="calibration")
 
 
 def warn_of_doubts(tuning: Predictions, calibration: Predictions) -> None:

@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -13,7 +12,7 @@ from jaxtyping import Float
 
 from misgiving.arrays import Classes, Mask, Values
 from misgiving.csv_tables import write_csv
-from misgiving.deferral.decisions import COLUMNS, OF_CLASS, Decisions
+from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError, Parameter, UsageError
 from misgiving.evaluation.measures import (
@@ -390,11 +389,9 @@ def write_evaluation(
     if skipped:
         write_csv(folder / "skipped.csv", ("set", "image", "reason"), skipped)
     if evaluation.decisions is not None:
-        judged, values = evaluation.judged, attrgetter(*COLUMNS)
-        truth = [judged.classes[label] for label in judged.labels]
-        images = zip(judged.ids, truth, evaluation.decisions, strict=True)
-        rows = ((id_, name, *values(it), *it.probabilities.values()) for id_, name, it in images)
-        header = ("id", "true_class", *COLUMNS, *map(OF_CLASS.__add__, judged.classes))
-        write_csv(folder / "decisions.csv", header, rows)
+        judged, table = evaluation.judged, evaluation.decisions.to_frame()
+        table.insert(1, "true_class", [judged.classes[label] for label in judged.labels])
+        rows = table.itertuples(index=False, name=None)
+        write_csv(folder / "decisions.csv", [*table.columns], rows)
         subgroups = [harm.decisions for harm in evaluation.harms if harm.decisions]
         write_csv(folder / "subgroups.csv", Subgroup._fields, subgroups)
