@@ -11,9 +11,7 @@ from inspect import signature
 
 from cyclopts import App, CycloptsError
 
-from misgiving.cli import audits, keys
 from misgiving.cli.calibrate import calibrate
-from misgiving.cli.cases import delete, upgrade
 from misgiving.cli.data import check, fetch, ood, prepare, sample
 from misgiving.cli.draw import draw
 from misgiving.cli.evaluate import evaluate
@@ -24,6 +22,7 @@ from misgiving.cli.predict import predict
 from misgiving.cli.progress import say, show_failure
 from misgiving.cli.reproduce import reproduce
 from misgiving.cli.serve import serve
+from misgiving.cli.store import add, delete, list_, resume, revoke, upgrade
 from misgiving.cli.train import attach, train
 from misgiving.errors import ExplainedError, UsageError
 from misgiving.training.allocator import keep_freed_memory
@@ -83,8 +82,8 @@ audits_app = App("audits", help="Audits of a service: resume after an alarm.", s
 for group, functions in (
     (data_app, (sample, prepare, ood, check, fetch)),
     (cases_app, (delete, upgrade)),
-    (keys_app, (keys.add, keys.list_, keys.revoke)),
-    (audits_app, (audits.resume,)),
+    (keys_app, (add, list_, revoke)),
+    (audits_app, (resume,)),
     (app, (plan, train, attach, draw, calibrate, evaluate, predict, export, serve, reproduce)),
 ):
     if group is not app:

@@ -37,7 +37,7 @@ from misgiving.files import check_replaceable
 if TYPE_CHECKING:
     from misgiving.predictions.record import Predictions
 
-CASES = 300
+CASES_TO_LABEL = 300
 
 
 @command
@@ -132,7 +132,7 @@ def draw(
     with said_warnings():
         drawn = draw_cases(
             images,
-            cases or (looks[-1] if looks else CASES),
+            cases or (looks[-1] if looks else CASES_TO_LABEL),
             deferral=deferral,
             tuning=tuning,
             training=training,

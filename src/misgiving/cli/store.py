@@ -1,4 +1,4 @@
-"""`misgiving cases`: upgrade the store of a service, and delete from it."""
+"""`misgiving cases`, `keys` and `audits`: look after the store of a service."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from misgiving.cli.options import Folder, command
-from misgiving.cli.progress import say
+from misgiving.cli.progress import say, show_table
 from misgiving.errors import DataError, UsageError
 from misgiving.errors import Parameter as Named
 from misgiving.hash_key import hash_key_file, hashed
+from misgiving.serve.settings import Role
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
@@ -101,3 +102,74 @@ def delete(
             f"of these, {done.blind} were blind and open, and {done.untold} accepted and found "
             "wrong, of which nobody was told"
         )
+
+
+@command
+def add(store: StoreLocation, /, *, role: Role, name: str) -> None:
+    """Add a key to the store of a service, and print it once: only its hash is kept.
+
+    It holds at once, without a restart. From the first key on, each request needs one.
+
+    Args:
+        role: send: uploads, and reads its own decisions; read: sees the worklist, and signs
+            readings; operate: everything but readings; metrics: GET /metrics.
+        name: Of the person or program. A reader's name in the record comes from here alone.
+    """
+    from misgiving.serve.keys import Keys
+
+    with opened_store(store, create=True) as opened:
+        key, others = Keys(opened).add(name, role)
+    for other in others:
+        say(
+            f"Warning: {other.name} holds key {other.number} to {other.role}, too: who sees "
+            "decisions is no blind reader, and their answers are no audit."
+        )
+    print(key)
+
+
+@command
+def list_(store: StoreLocation, /) -> None:
+    """List the keys of a store: numbers, names and roles."""
+    from misgiving.serve.keys import Keys
+
+    with opened_store(store) as opened:
+        rows = Keys(opened).all()
+    header = ["number", "name", "role", "since", "revoked"]
+    show_table(
+        header,
+        ([r.number, r.name, r.role, r.made_at[:16], (r.revoked_at or "")[:16]] for r in rows),
+    )
+
+
+@command
+def revoke(store: StoreLocation, /, *, number: int) -> None:
+    """Revoke a key, and end the sessions that it opened, at once.
+
+    Args:
+        number: Number of the key, as `misgiving keys list` shows it.
+    """
+    from misgiving.serve.keys import Keys
+
+    with opened_store(store) as opened:
+        Keys(opened).revoke(number)
+    say(f"key {number} is revoked")
+
+
+@command
+def resume(store: StoreLocation, /, *, reason: str) -> None:
+    """Lift the alarm of the audits: images are accepted again, from half a minute later.
+
+    Cases from now on can raise another one. Find the cause first, and tell whoever acted on
+    answers that were found wrong.
+
+    Args:
+        reason: Cause of the alarm, and how it was removed; it is kept and logged.
+    """
+    from misgiving.serve.audits import resume as lift
+
+    with opened_store(store) as opened:
+        for audit in lift(opened, reason):
+            say(
+                f"policy {audit.policy_fingerprint[:12]}: the alarm since {audit.alarm_since} is "
+                f"lifted ({audit.wrong} of {audit.audited} audited answers were wrong)"
+            )
