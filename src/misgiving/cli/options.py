@@ -7,8 +7,7 @@ command or in `Attributes:` of the dataclass.
 import re
 import shlex
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import wraps
@@ -306,44 +305,36 @@ def _numbers(_: Any, tokens: Sequence[Token]) -> Any:
     return _validated(dict[str, float], pairs, tokens, MAPPING)
 
 
-@contextmanager
-def _whole_messages() -> Iterator[None]:
-    """Failures with their whole messages: cyclopts would show the first part alone."""
-    try:
-        yield
-    except ExplainedError as error:
-        raise ValueError(message_of(error)) from error
+def _mapping(kind: Any, form: str, remedy: str) -> Callable[..., Any]:
+    """A converter of a file to a mapping: a JSON object, or lines of a key and a value."""
+
+    def read_mapping(_: Any, tokens: Sequence[Token]) -> Any:
+        from misgiving.csv_tables import csv_rows
+        from misgiving.files import read_json
+
+        path = Path(tokens[-1].value)
+        try:
+            if path.suffix == ".json":
+                content = read_json(path, remedy=remedy)
+            else:
+                with explain_damage(path, remedy=remedy), path.open(encoding="utf-8-sig") as file:
+                    content = dict(cells for _, cells in csv_rows(file) if cells)
+        except ExplainedError as error:  # cyclopts would show the first part alone
+            raise ValueError(message_of(error)) from error
+        return _validated(kind, content, tokens, form)
+
+    return read_mapping
 
 
-def _lists(_: Any, tokens: Sequence[Token]) -> Any:
-    """Lists by name, from a file."""
-    from misgiving.files import read_json
-
-    path = Path(tokens[-1].value)
-    with _whole_messages():
-        content = read_json(path, remedy='give a file such as {"benign": ["NV", "BKL"], ...}')
-    return _validated(dict[str, tuple[str, ...]], content, tokens, "lists of classes by name")
-
-
-def _texts(_: Any, tokens: Sequence[Token]) -> Any:
-    """Texts by name, from a file."""
-    from misgiving.csv_tables import csv_rows
-    from misgiving.files import read_json
-
-    path, remedy = Path(tokens[-1].value), "give lines such as MEL,melanoma, or a JSON object"
-    with _whole_messages():
-        if path.suffix == ".json":
-            content = read_json(path, remedy=remedy)
-        else:
-            with explain_damage(path, remedy=remedy), path.open(encoding="utf-8-sig") as file:
-                content = dict(cells for _, cells in csv_rows(file) if cells)
-    return _validated(dict[str, str], content, tokens, "texts by name")
-
-
+TEXTS = dict[str, str], "texts by name", "give lines such as MEL,melanoma, or a JSON object"
+LISTS = (
+    *(dict[str, tuple[str, ...]], "lists of classes by name"),
+    'give a file such as {"benign": ["NV", "BKL"], ...}',
+)
 MAPPINGS: dict[Any, Values] = {
     float: {"metavar": MAPPING, "converter": _numbers, "allow_leading_hyphen": True},
-    str: {"metavar": "FILE", "converter": _texts},
-    tuple[str, ...]: {"metavar": "FILE.json", "converter": _lists},
+    str: {"metavar": "FILE", "converter": _mapping(*TEXTS)},
+    tuple[str, ...]: {"metavar": "FILE.json", "converter": _mapping(*LISTS)},
 }
 """Settings of an option that takes a mapping, by the type of its values."""
 
