@@ -23,7 +23,7 @@ LEARNED = (CALIBRATED, ERROR_ESTIMATOR, SECOND_OPINION, TOP_FIVE)
 RIVALS = 4  # the next classes, with which the predicted one makes five
 Superclasses = tuple[int, ...]
 """Position of the superclass of each class, where superclasses are answered."""
-SMALLEST = 2.0**-53  # that a largest probability or a predicted loss can be above 1 or 0
+LEAST_EXCESS = 2.0**-53  # that a largest probability or a predicted loss can be above 1 or 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +78,9 @@ class Line:
 def evidence_of(score: str, values: Values) -> Values:
     """Scores of this name on the scale of log-odds, in the same order."""
     if score == "msp":
-        return np.asarray(logit(values.clip(SMALLEST, 1 - SMALLEST)))
+        return np.asarray(logit(values.clip(LEAST_EXCESS, 1 - LEAST_EXCESS)))
     if score == PREDICTED_LOSS:  # the loss of an answer of which the probability is exp(-loss)
-        return np.asarray(-np.log(np.expm1((-values).clip(SMALLEST, 700))))
+        return np.asarray(-np.log(np.expm1((-values).clip(LEAST_EXCESS, 700))))
     return values
 
 

@@ -31,7 +31,7 @@ FRAME_GROUPS = (  # of an enhanced multi-frame object, whose items say what hold
 )
 SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")
 MAX_BITS = 16
-GREY = ("MONOCHROME1", "MONOCHROME2")
+MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 THIRDS = np.array([1, 0, 2])  # of a grey level, by channel: the darkest colour is raised first
 
 
@@ -111,7 +111,7 @@ def _pixels(tags: Dataset, frame: int) -> UInt8[np.ndarray, "rows columns 3"]:
     unused = 8 * values.itemsize - stored  # bits, in which old files have overlays
     codes = np.arange(2 ** (8 * values.itemsize)).astype(unsigned.dtype).view(values.dtype)
     codes = codes << unused >> unused  # keeps the sign
-    if kind in GREY:
+    if kind in MONOCHROME:
         grey = _grey(codes.astype(np.float64), tags)
         level = np.rint(765 * (1 - grey if kind == "MONOCHROME1" else grey))
         table = (level[:, None] + THIRDS) // 3

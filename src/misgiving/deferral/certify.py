@@ -21,7 +21,7 @@ from misgiving.deferral.outcomes import (
 from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import RankCounts, ScoredCases, count_ranks
 
-STEPS = 1000  # in which the smallest certifiable error is searched
+ERROR_STEPS = 1000  # in which the smallest certifiable error is searched
 MOST_CASES = 100_000  # up to which enough cases are searched
 SHARE_OF_RANK = 0.5  # of the level, that the test of a promising rank has
 PRIOR_WRONG = 0.5  # wrong cases more than observed, as one among 100 ranks is chosen
@@ -189,16 +189,16 @@ def _smallest_error(
     """Search for the smallest `max_error` in steps of 0.001, by halving; None with `for_each`."""
     if targets.max_error is None or targets.for_each is not None:
         return None
-    low, high, smallest = math.floor(targets.max_error * STEPS), STEPS, None
+    low, high, smallest = math.floor(targets.max_error * ERROR_STEPS), ERROR_STEPS, None
     while high - low > 1:
         middle = (low + high) // 2
-        changed = replace(targets, max_error=middle / STEPS)
+        changed = replace(targets, max_error=middle / ERROR_STEPS)
         position = guarantee.loosest_ranks([counts], changed, [-1])[0]
         if position < 0:
             low = middle
         else:
             high, accepted = middle, int(counts.ranks[position])
-            smallest = CertifiableError(max_error=middle / STEPS, accepted=accepted)
+            smallest = CertifiableError(max_error=middle / ERROR_STEPS, accepted=accepted)
     return smallest
 
 

@@ -32,9 +32,9 @@ from misgiving.predictions.schema import UNKNOWN_CLASS
 
 PredictionsT = TypeVar("PredictionsT", bound=Predictions)
 
-SPARE = 1.25  # the part's estimated error as a multiple of the target, as the estimate may be wrong
+SPARE_ERROR = 1.25  # estimated error of the part as a multiple of the target; it may be wrong
 ESTIMATE_CASES = 100  # as which the error probabilities count beside observed errors
-NEARLY_ALL = 0.8  # share of a pool, above which a limit saves few labels and may be too strict
+MOST_OF_POOL = 0.8  # share of a pool, above which a limit saves few labels and may be too strict
 MOST_MISSING = 0.1  # of the labels of a calibration
 SAME_SCORE = 1e-3  # by which scores of the same outputs may differ from machine to machine
 FALSE_WARNINGS = 0.01  # probability of one for a tuning set that was drawn at random
@@ -268,9 +268,9 @@ def share_to_label(tuned: ScoredCases, targets: Targets) -> float:
         for errors in (tuned.error_probabilities, tuned.wrong)
     )
     risks = (ESTIMATE_CASES * estimated / number + observed) / (ESTIMATE_CASES + number)
-    within = np.flatnonzero(risks <= SPARE * (targets.max_error or 0.0))
+    within = np.flatnonzero(risks <= SPARE_ERROR * (targets.max_error or 0.0))
     share = (1 + max(within.tolist(), default=0)) / len(tuned)
-    return 1.0 if share > NEARLY_ALL else share
+    return 1.0 if share > MOST_OF_POOL else share
 
 
 def limit_of_draw(scores: Values, kept: Mask, share: float, cases: int) -> float:

@@ -22,7 +22,7 @@ from misgiving.metrics._weighted import (
     ratio,
 )
 
-TINY = 1e-300  # makes 1 of 0 / 0, and is lost in any other sum
+LEAST_WEIGHT = 1e-300  # makes 1 of 0 / 0, and is lost in any other sum
 
 
 def ood_metrics(
@@ -130,5 +130,5 @@ class _Sweep:
         inliers: Float[np.ndarray, "*replicates m"],
         outliers: Float[np.ndarray, "*replicates m"],
     ) -> Replicates:
-        inliers = inliers + TINY
+        inliers = inliers + LEAST_WEIGHT
         return np.asarray(np.vecdot(self.inliers.weights, inliers / (inliers + outliers)))

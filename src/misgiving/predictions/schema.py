@@ -75,7 +75,7 @@ FIELDS = {
 WRITTEN = ("outputs", "group_columns", "class_weights")
 ONCE = ("model", *WRITTEN)  # the same for all images
 WHOLE = (*ONCE, "classes", "tap_widths", "head_weight", "head_bias")  # no value for each image
-WIDE = {
+ARRAYS = {
     "logits": r"logit_(.*)",
     "probabilities": r"probability_([^@]*)",
     "features": r"feature_(\d+)",
@@ -84,7 +84,7 @@ WIDE = {
 """Names of the columns that one array may replace, by its name."""
 OPINION_COLUMN = r"(?:probability_(.*)|probabilities)@([^@]+)"  # or an array in place of columns
 SCORE_COLUMN, READER_COLUMN = r"score_(.*)", r"reader_(.*)"
-NUMERIC = "|".join((*WIDE, *WIDE.values(), OPINION_COLUMN, SCORE_COLUMN, "predicted_loss"))
+NUMERIC = "|".join((*ARRAYS, *ARRAYS.values(), OPINION_COLUMN, SCORE_COLUMN, "predicted_loss"))
 MEANINGS = "|".join((NUMERIC, READER_COLUMN, *TEXT_FIELDS, *UNITS, "label", *WHOLE))
 """Names of all columns that are no metadata."""
 ARRAY_OF_OPINION = "probabilities@"
@@ -348,7 +348,7 @@ def _array(table: Columns, name: str) -> tuple[Matrix | None, list[tuple[str, ..
     if name in table:
         values = numbers_of(name, table[name], axes=2)
         return values if values.shape[1] else None, []
-    places = _columns_named(table, WIDE[name])
+    places = _columns_named(table, ARRAYS[name])
     if name in ("features", "taps"):  # in the order of their numbers
         places.sort(key=lambda place: [*map(int, place[1])])
     parts = [numbers_of(column, table[column]) for column, _ in places]

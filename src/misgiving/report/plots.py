@@ -11,7 +11,7 @@ from misgiving.deferral.decisions import Decisions
 from misgiving.metrics.calibration import reliability
 from misgiving.report.figures import INK, POLICY_COLOUR, SCORE_STYLES, draw_bins, draw_diagonal
 
-EXAMPLES = 5  # images in a row
+PER_ROW = 5  # images in a row
 ROWS = {"accept": "accepted", "defer": "deferred", "ood": "out-of-distribution"}
 COLOUR, _ = SCORE_STYLES["predicted_loss"]
 
@@ -105,11 +105,11 @@ def plot_examples(decisions: Decisions, images: Any) -> Any:
     for decision, name in ROWS.items():
         chosen = np.flatnonzero(decisions.decisions == decision)
         order = np.argsort(decisions.acceptance_score[chosen])
-        rows[name] = chosen[order[::-1] if decision == "accept" else order][:EXAMPLES].tolist()
+        rows[name] = chosen[order[::-1] if decision == "accept" else order][:PER_ROW].tolist()
     rows = {name: chosen for name, chosen in rows.items() if chosen}
-    size = 1.6 * EXAMPLES, 1.9 * len(rows)
+    size = 1.6 * PER_ROW, 1.9 * len(rows)
     _, panels = pyplot.subplots(
-        len(rows), EXAMPLES, squeeze=False, figsize=size, layout="constrained"
+        len(rows), PER_ROW, squeeze=False, figsize=size, layout="constrained"
     )
     for axes in panels.flat:
         axes.axis("off")

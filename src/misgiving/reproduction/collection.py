@@ -20,7 +20,7 @@ from misgiving.reproduction.config import UNSEEN_SET, Unit
 from misgiving.reproduction.intervals import MeasuredSet, risk_curves
 from misgiving.reproduction.ood_detection import unseen_sets
 from misgiving.reproduction.protocol import DERMOSCOPY, EXPERIMENTS, rate_experiments, units
-from misgiving.reproduction.published import PAPER_IMAGES, PAPER_SETS, READ_OTHERWISE, SET_NAMES
+from misgiving.reproduction.published import PAPER_IMAGES, PAPER_NAMES, PAPER_SETS, READ_OTHERWISE
 from misgiving.reproduction.runner import is_finished
 from misgiving.reproduction.tables import (
     RUN_AGAIN,
@@ -186,7 +186,7 @@ def _write_sets(trial_data: TrialData, out: Path) -> None:
     with whole_folder(out / "manifests") as manifests, whole_folder(out / "examples") as examples:
         for name, images, contents in _exhibits(trial_data):
             row = sources[name].row if name in sources else name
-            given = "published set" if name in SET_NAMES else "given"
+            given = "published set" if name in PAPER_NAMES else "given"
             origin = given if name in sources else "made here"
             facts[name] = {
                 "contents": contents,

@@ -20,13 +20,13 @@ from misgiving.reproduction.config import (
     settings_of,
 )
 from misgiving.reproduction.ood_sets import OOD_SETS
-from misgiving.reproduction.published import SET_NAMES
+from misgiving.reproduction.published import PAPER_NAMES
 from misgiving.scores.odin import EPSILONS, TEMPERATURES
 from misgiving.training.config import DataConfig, ModelConfig, Recipe, TrainingConfig
 
 EXPERIMENTS = ("generalization", "ood_detection")  # those with images of their own
 
-DERIVED = tuple(name for name in SET_NAMES if name in OOD_SETS)
+DERIVED = tuple(name for name in PAPER_NAMES if name in OOD_SETS)
 RESERVED = ("train", "validation", "tune", "calibrate", "test", UNSEEN_SET, POLICY_SET)
 """Names of other sets in the results, which no OOD set can have."""
 SET_NAME = re.compile(r"(?!unseen-)[A-Za-z0-9][\w.-]*")  # which names a file, too
@@ -103,11 +103,11 @@ def ood_sources(sets: Sequence[str], about: Sequence[str] = ()) -> tuple[OodSour
             raise UsageError(
                 Parameter("ood"), f" {text}: {name!r} cannot be the name of a set; choose another"
             )
-        if stands_for not in ("", *SET_NAMES):
+        if stands_for not in ("", *PAPER_NAMES):
             raise UsageError(
                 Parameter("ood"),
                 f" {text}: {stands_for!r} is not a set of the paper; choose from "
-                f"{', '.join(SET_NAMES)}",
+                f"{', '.join(PAPER_NAMES)}",
             )
         sources[name] = OodSource(
             name=name, location=location, stands_for=stands_for, about=texts.get(name, "")
@@ -154,7 +154,7 @@ def protocol_for(
         changes |= {"in_distribution": (), "unseen": ()}  # refused with the remedy
     rows = dict(zip(protocol.ood_sets, protocol.ood_sets, strict=True))
     rows |= {source.name: source.row for source in sources}
-    order = [*SET_NAMES, *rows.values()]  # a user's own sets come last
+    order = [*PAPER_NAMES, *rows.values()]  # a user's own sets come last
     ood_sets = tuple(sorted(rows, key=lambda name: order.index(rows[name])))
     usual = protocol.odin.tuning_set
     tuned_on = tuning_set or next((s.name for s in sources if s.row == usual), usual)

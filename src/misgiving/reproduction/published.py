@@ -43,7 +43,7 @@ PAPER_IMAGES = dict(zip(PAPER_SETS, (1350, 2025, 2454, 3000, 723, 1565), strict=
 READ_OTHERWISE = {"b_box_70_image": "b_box_70"}
 """Another reading of a set: boxes over 70 % of the image would explain a perfect separation."""
 
-SET_NAMES = ("nct", "b_box", "b_box_70", "b_box_70_image", "imagenet", "clin_skin", "derm_skin")
+PAPER_NAMES = ("nct", "b_box", "b_box_70", "b_box_70_image", "imagenet", "clin_skin", "derm_skin")
 """The names that are for the paper's sets and their other readings, in the order of Table 1."""
 
 TUNING_SET = "nct"

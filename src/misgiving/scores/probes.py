@@ -20,7 +20,7 @@ from misgiving.scores.features import principal_directions
 from misgiving.scores.logits import cross_entropy
 from misgiving.scores.outputs import TrainingOutputs
 
-MOST_DIRECTIONS = 60
+PROBE_DIRECTIONS = 60
 INVERSE_STRENGTH = 0.05  # C of scikit-learn's penalised logistic regression
 BIAS_SCALE = 3.0  # standard deviation of the prior of a bias: finite for a class without images
 FEATURES, TOGETHER = "features", "together"
@@ -105,7 +105,7 @@ def _fit(inputs: Features, labels: Classes, *, classes: int, first: int) -> Prob
     mean, scale = wide.mean(axis=0), wide.std(axis=0)
     scale = np.where(scale > 0, scale, 1.0)
     standard = (wide - mean) / scale
-    directions = principal_directions(standard)[:MOST_DIRECTIONS]
+    directions = principal_directions(standard)[:PROBE_DIRECTIONS]
     weight, bias = fit_multinomial(standard @ directions.T, labels, classes=classes)
     of_inputs = directions.T @ weight / scale[:, None]
     return Probe(first, of_inputs, bias - mean @ of_inputs)

@@ -32,7 +32,7 @@ from misgiving.serve.store import Store
 log = logging.getLogger("misgiving.serve")
 
 BATCH = 500  # cases in one transaction, for which others wait
-PAUSE_SECONDS = 3600.0
+DELETION_SECONDS = 3600.0
 
 
 class Deletion(NamedTuple):
@@ -187,7 +187,7 @@ class Retention(threading.Thread):
                 self._on_deletion(done)
             except Exception as failure:
                 self._on_failure(failure)
-            self._stopped.wait(PAUSE_SECONDS)
+            self._stopped.wait(DELETION_SECONDS)
 
     def close(self, seconds: float) -> None:
         """End the thread; wait for at most these seconds."""

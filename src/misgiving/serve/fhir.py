@@ -14,7 +14,7 @@ MEDIA_TYPE = "application/fhir+json"
 DOCUMENTED = content(MEDIA_TYPE, {"type": "object"})
 UID = re.compile(r"[012](\.(0|[1-9]\d*))+")
 MASKED = {"system": "http://terminology.hl7.org/CodeSystem/data-absent-reason", "code": "masked"}
-UNIT = {"system": "http://unitsofmeasure.org", "code": "1"}
+UNITLESS = {"system": "http://unitsofmeasure.org", "code": "1"}
 
 
 def is_accepted(request: Request) -> bool:
@@ -53,7 +53,7 @@ def _result(case: Case, model: Bundle) -> dict[str, Any]:
     }
     parts = [{"code": {"text": name}, "valueString": text} for name, text in texts.items() if text]
     if case.probability is not None:
-        quantity = UNIT | {"value": case.probability}
+        quantity = UNITLESS | {"value": case.probability}
         parts.append({"code": {"text": "probability"}, "valueQuantity": quantity})
     result: dict[str, Any] = {"status": "final" if said else "preliminary", "component": parts}
     result |= {"subject": {"identifier": {"value": case.group}}} if case.group else {}

@@ -26,7 +26,7 @@ MOST_POINTS = 200  # of a line
 MOST_DAYS = 60  # above which weeks are shown
 
 
-class Line(NamedTuple):
+class Curve(NamedTuple):
     """A quantity over time; an upper bound is rounded up."""
 
     name: str
@@ -39,7 +39,7 @@ class Chart(NamedTuple):
 
     title: str
     note: str
-    lines: Sequence[Line]
+    lines: Sequence[Curve]
 
     @property
     def top(self) -> float:
@@ -93,7 +93,7 @@ def _decisions(days: Sequence[Any]) -> Chart:
         day = _time(row.day)
         counts[day - timedelta(days=day.weekday() * in_weeks)][row.decision] += row.cases
     lines = [
-        Line(name, [(time, counts[time][key] / counts[time].total()) for time in sorted(counts)])
+        Curve(name, [(time, counts[time][key] / counts[time].total()) for time in sorted(counts)])
         for key, name in NAMES.items()
     ]
     note = f"Share of the images of a {'week' if in_weeks else 'day'}, as the policy decides."
@@ -112,9 +112,9 @@ def _audit(service: Service, audit: Audit | None) -> Chart:
     errors = np.cumsum(outcomes == "wrong") / numbers
     target = [(time, audit.target) for time in times[:1] + times[-1:]]
     lines = [
-        Line("at most (95 % at any time)", _thinned([*zip(times, bounds, strict=True)]), True),
-        Line("found wrong", _thinned([*zip(times, errors.tolist(), strict=True)])),
-        Line("target", target),
+        Curve("at most (95 % at any time)", _thinned([*zip(times, bounds, strict=True)]), True),
+        Curve("found wrong", _thinned([*zip(times, errors.tolist(), strict=True)])),
+        Curve("target", target),
     ]
     return Chart(title, note, lines)
 
@@ -133,8 +133,8 @@ def _readers(service: Service) -> Chart:
         if row.audited and judged in ("right", "wrong"):
             team.append((time, judged == "wrong" and row.decision == "accept"))
     lines = [
-        Line("two readers agree", _running(agreed)),
-        Line("errors of the team", _running(team)),
+        Curve("two readers agree", _running(agreed)),
+        Curve("errors of the team", _running(team)),
     ]
     note = "Agreement where two have read; errors that were accepted, if readers are right."
     return Chart("Readers and team", note, lines)
@@ -144,7 +144,7 @@ def _drift(monitor: Monitor) -> Chart:
     alarm_at = {test.name: log(test.alarm_at) for test in monitor.drift.tests}
     days = sorted(monitor.evidence.copy().items())
     lines = [
-        Line(name, [(_time(day), min(1.0, max(0.0, log(now[name]) / most))) for day, now in days])
+        Curve(name, [(_time(day), min(1.0, max(0.0, log(now[name]) / most))) for day, now in days])
         for name, most in alarm_at.items()
     ]
     return Chart("Drift", "Evidence of each test on its way to the alarm, at 100 %.", lines)

@@ -21,7 +21,7 @@ Responses = dict[int | str, dict[str, Any]]
 
 BINARY = {"type": "string", "format": "binary"}
 
-MEDIA_TYPE = "application/problem+json"
+PROBLEM_TYPE = "application/problem+json"
 STORE_FAILED = "the database is not available; nothing was stored, send the request again later"
 IMAGES_FAILED = "the image cannot be stored, so no case was kept; check the folder keep_images"
 UNEXPECTED = "internal error; the log of the service shows where. Please report it"
@@ -106,7 +106,7 @@ class ProblemError(Exception):
             self.problem.model_dump(),
             status_code=self.problem.status,
             headers=self.headers,
-            media_type=MEDIA_TYPE,
+            media_type=PROBLEM_TYPE,
         )
 
 
@@ -124,7 +124,7 @@ def documented(*statuses: HTTPStatus) -> Responses:
     return {
         int(status): {
             "description": status.phrase,
-            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+            "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
         for status in statuses
     }

@@ -12,7 +12,7 @@ from misgiving.serve.reviews import last_reviews
 from misgiving.serve.rows import read_cases, row_of
 from misgiving.serve.store import Store
 
-LOCK_SECONDS = 0.5  # for which a new connection to SQLite waits
+STORE_LOCK_SECONDS = 0.5  # for which a new connection to SQLite waits
 
 
 def check_store(store: Store, case: Case) -> None:
@@ -29,7 +29,7 @@ def check_store(store: Store, case: Case) -> None:
             connection.execute(insert(ARRIVALS).values(case_id=case.id))
             last_reviews(connection, [case.id])
             attempt.rollback()
-    other = Store(store.location, lock_seconds=LOCK_SECONDS)
+    other = Store(store.location, lock_seconds=STORE_LOCK_SECONDS)
     with closing(other), other.begin() as connection:
         list(read_cases(connection, select(CASES).order_by(CASES.c.id.desc()).limit(1)))
         if connection.execute(select(PINGS)).first() is None:

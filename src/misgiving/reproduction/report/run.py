@@ -18,9 +18,9 @@ from misgiving.reproduction.config import MODELS, UNSEEN_SET
 from misgiving.reproduction.published import (
     METRICS,
     MINORITY,
+    PAPER_NAMES,
     PAPER_SETS,
     READ_OTHERWISE,
-    SET_NAMES,
     table_1,
 )
 from misgiving.reproduction.tables import (
@@ -179,11 +179,11 @@ class Run:
 
     def stands_in(self, dataset: str) -> bool:
         """True for a set that is shown under a set of the paper which it is not."""
-        return self.paper_set(dataset) != "" and dataset not in SET_NAMES
+        return self.paper_set(dataset) != "" and dataset not in PAPER_NAMES
 
     def origin(self, dataset: str) -> str:
         """`published set` or `made here` for a set of the paper's name; empty for others."""
-        return str(self.datasets[dataset]["origin"]) if dataset in SET_NAMES else ""
+        return str(self.datasets[dataset]["origin"]) if dataset in PAPER_NAMES else ""
 
     @cached_property
     def detector_rows(self) -> pd.DataFrame:
