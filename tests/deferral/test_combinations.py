@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from misgiving import Deferral
-from misgiving.deferral.policy_file import read_policy
+from misgiving.deferral.policy_file import PolicyFile
 from misgiving.deferral.sentences import certificate_sentences
 from misgiving.errors import UsageError
 from misgiving.predictions.record import Predictions
@@ -77,7 +77,7 @@ def test_decisions_are_the_same_in_memory_and_from_the_file_or_are_refused(param
     with TemporaryDirectory() as folder:
         deferral.save(f"{folder}/policy")
         assert Deferral.load(f"{folder}/policy").decide(NEW) == decided
-        policy = read_policy(f"{folder}/policy")  # as a bundle has it
+        _, policy = PolicyFile.read(f"{folder}/policy")  # as a bundle has it
     scored = policy.score(NEW.outputs)
     assert policy.decide(scored, NEW.units, columns=NEW.metadata) == decided
     again = policy.decide(scored, columns=NEW.metadata, threshold=decided.thresholds)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from policies import outputs
+from policies import outputs, scored
 
 from misgiving import Deferral
 from misgiving.deferral.drift import DriftMonitor
@@ -135,7 +135,8 @@ def test_a_batch_is_decided_whole_and_in_any_order(tmp_path):
 
 def test_where_nothing_is_certified_no_batch_is_accepted():
     policy = fitted(max_error=0.1).policy_
-    judged = np.linspace(3, 9, 60), np.zeros(60), np.ones(60, dtype=bool), np.zeros(60, dtype=int)
+    images = np.linspace(3, 9, 60), np.zeros(60), np.ones(60, dtype=bool)
+    judged = scored(policy.certificate, *images), np.zeros(60, dtype=int)
     assert policy.thresholds(*judged)[0] < math.inf
     nothing = replace(policy.certificate, accept_threshold=math.inf, accepted=0)
     assert replace(policy, certificate=nothing).thresholds(*judged) == (math.inf,)
@@ -149,10 +150,12 @@ def test_a_batch_with_a_threshold_of_its_own_has_no_test_of_the_share_that_is_ac
 def test_the_order_of_images_with_equal_scores_and_groups_does_not_matter():
     deferral, random = fitted(max_error=0.1), np.random.default_rng(0)
     scores, units = np.round(random.random(60), 1), np.arange(60) // 3
-    judged = scores, np.zeros(60), random.random(60) < 0.8, np.zeros(60, dtype=int)
+    judged, part = (scores, np.zeros(60), random.random(60) < 0.8), np.zeros(60, dtype=int)
     policy = replace(deferral.policy_, seed=4)
     thresholds = {
-        policy.thresholds(*(each[order] for each in judged), units[order])
+        policy.thresholds(
+            scored(policy.certificate, *(each[order] for each in judged)), part, units[order]
+        )
         for order in (random.permutation(60) for _ in range(50))
     }
     assert len(thresholds) == 1

@@ -10,7 +10,7 @@ from commands import call
 from misgiving import Deferral
 from misgiving.calibration.apply import log_sums
 from misgiving.calibration.fit import fit_calibrator
-from misgiving.deferral.policy_file import read_policy
+from misgiving.deferral.policy_file import PolicyFile
 from misgiving.deferral.sentences import certificate_sentences
 from misgiving.errors import UsageError
 from misgiving.evaluation.evaluate import evaluate
@@ -123,7 +123,7 @@ def test_superclasses_of_one_class_each_decide_as_the_classes():
 def test_the_file_decides_as_the_memory_and_a_case_without_label_is_wrong(deferral, tmp_path):
     deferral.save(tmp_path / "policy")
     decided = deferral.decide(NEW)
-    assert read_policy(tmp_path / "policy").decide(NEW.outputs) == decided
+    assert PolicyFile.read(tmp_path / "policy")[1].decide(NEW.outputs) == decided
     members = {name: tuple(each) for name, each in SUPERCLASSES.items()}
     loaded = Deferral.load(tmp_path / "policy")
     assert (loaded.superclasses, loaded.answer) == (members, "superclass")

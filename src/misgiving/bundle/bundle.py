@@ -20,7 +20,7 @@ from misgiving.deferral.decisions import (
     score_without_policy,
 )
 from misgiving.deferral.policy import Columns, Policy
-from misgiving.deferral.policy_file import POLICY, read_policy
+from misgiving.deferral.policy_file import POLICY, PolicyFile
 from misgiving.errors import DataError, Parameter, UsageError, explain_damage
 from misgiving.files import read_json, verify
 from misgiving.predictions.network import GRAPH, ModelInputs, Network
@@ -81,7 +81,7 @@ class Bundle:
         folder = Path(folder)
         content = read_json(folder / FACTS, remedy=EXPORT_AGAIN, version=FORMAT)
         verify(folder, remedy=EXPORT_AGAIN)
-        policy = read_policy(folder) if (folder / POLICY).is_file() else None
+        policy = PolicyFile.read(folder)[1] if (folder / POLICY).is_file() else None
         card = read_json(folder / CARD, remedy=EXPORT_AGAIN)
 
         def part(facts: Mapping[str, Any], graph: str, **values: Any) -> Bundle:

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import warnings
+from importlib.metadata import version
 from inspect import signature
 
 from cyclopts import App, CycloptsError
@@ -43,12 +44,6 @@ SMALLER = (
 )
 
 
-def _version() -> str:
-    from importlib.metadata import version
-
-    return f"misgiving {version('misgiving')}"
-
-
 app = App(
     "misgiving",
     help="""Classifiers that know when they may be wrong.
@@ -58,7 +53,7 @@ Estimators Improve Model Generalization"), measures whether that helps, and defe
 that are not reliable enough.
 
 Exit codes: 0 done, 1 a failure that is explained in one line, 2 wrong usage, 130 stopped.""",
-    version=_version,
+    version=lambda: f"misgiving {version('misgiving')}",
     config=read_arguments,
     exit_on_error=False,
     print_error=False,

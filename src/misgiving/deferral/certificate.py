@@ -153,11 +153,6 @@ class Certificate:
         """The certificate of each value; without `for_each`, of all images."""
         return self.by_value or {"": self}
 
-    @property
-    def has_one_threshold(self) -> bool:
-        """False where each batch or each value has its own."""
-        return self.selection is None and not self.by_value
-
     @cached_property
     def accepted_cases(self) -> Mask:
         """Calibration cases that are accepted, marked."""
@@ -178,7 +173,7 @@ class Certificate:
     @property
     def failing_classes(self) -> list[ClassErrors]:
         """Classes that are often missed or often wrong, those with the most errors first."""
-        failing = (each for each in self.class_errors if each.fails)
+        failing = (x for x in self.class_errors if x.is_often_missed or x.is_often_wrong)
         return sorted(failing, key=lambda each: max(each.missed, each.wrong), reverse=True)
 
     @property

@@ -206,26 +206,17 @@ class Decisions(ScoredImages, Sequence[Decision]):
         return np.asarray(self.answered != self.answers_of(labels))
 
     @property
-    def _named(self) -> Shaped[np.ndarray, " n"]:
-        answers, classes = (np.array(x, dtype=object) for x in (self.answers, self.classes))
-        names = np.where(self.as_class, classes[self.predicted], answers[self.answered])
-        return np.asarray(names)
-
-    @property
-    def _shown_probability(self) -> Values:
-        rows = np.arange(len(self))
-        of_answers = self.answer_probabilities[rows, self.answered]
-        values = np.where(self.as_class, self.probabilities[rows, self.predicted], of_answers)
-        is_shown = self.policy is None or self.policy.certificate.shows_errors
-        return np.asarray(values if is_shown else np.full_like(values, np.nan))
-
-    @property
     def _cells(self) -> dict[str, Any]:
         """Values of each image by column of a `Decision`."""
+        rows = np.arange(len(self))
+        of_answers = self.answer_probabilities[rows, self.answered]
+        shares = np.where(self.as_class, self.probabilities[rows, self.predicted], of_answers)
+        is_shown = self.policy is None or self.policy.certificate.shows_errors
+        answers, classes = (np.array(x, dtype=object) for x in (self.answers, self.classes))
         return self.arrays | {
-            "predicted_class": np.array(self.classes, dtype=object)[self.predicted],
-            "probability": self._shown_probability,
-            "answer": self._named,
+            "predicted_class": classes[self.predicted],
+            "probability": shares if is_shown else np.full_like(shares, np.nan),
+            "answer": np.where(self.as_class, classes[self.predicted], answers[self.answered]),
             "decision": self.decisions,
             "reason": np.array([*reasons_of(self)], dtype=object),
         }

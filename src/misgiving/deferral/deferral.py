@@ -24,7 +24,6 @@ from misgiving.deferral.policy_file import (
     POLICY,
     POLICY_FOLDER,
     PolicyFile,
-    policy_folder,
     write_policy,
 )
 from misgiving.deferral.sentences import certificate_sentences, lines
@@ -391,7 +390,7 @@ class Deferral:
         Raises:
             DataError: There is none, or a file is missing, damaged or was edited.
         """
-        file, policy = PolicyFile.read(policy_folder(folder))
+        file, policy = PolicyFile.read(folder)
         values = vars(policy.certificate.targets) | vars(policy.rule)
         values |= {name: values[name] or None for name in BY_NAME}
         values |= {name: getattr(file, name) for name in ASKED}

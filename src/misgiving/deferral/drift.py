@@ -200,7 +200,8 @@ class DriftMonitor:
             RankTest("familiarity", certificate.ood_scores, level=each),
             RankTest("scores", certificate.images.scores, level=each),
         ]
-        if certificate.accepted and certificate.has_one_threshold:
+        has_one_threshold = certificate.selection is None and not certificate.by_value
+        if certificate.accepted and has_one_threshold:
             # half of the level is for the interval, and the other half for the bets
             interval = acceptance_interval(certificate, level=each / 2)
             self.tests.append(AcceptanceTest(interval, level=each / 2))

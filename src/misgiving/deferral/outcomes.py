@@ -109,11 +109,6 @@ class ClassErrors:
     accepted_with_limit: int = 0
 
     @property
-    def fails(self) -> bool:
-        """True if the class is often missed, or its accepted answers are often wrong."""
-        return self.is_often_missed or self.is_often_wrong
-
-    @property
     def is_often_missed(self) -> bool:
         """True if at least a third of its cases, and of five, are accepted as another class."""
         return self.cases >= FEWEST and self.missed / self.cases >= OFTEN_MISSED

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from scipy.special import expit
 
 from misgiving.arrays import Classes, Logits, Mask, Units, Values
@@ -191,19 +191,13 @@ class Policy:
                 "no case of this draw has a label yet; run `misgiving calibrate --labels`"
             )
         scored = self.score(images) if isinstance(images, Outputs) else images
-        acceptable, ood_scores, part = (
-            scored.acceptable,
-            scored.ood_score,
-            self.part_of(scored.predicted, columns),
-        )
+        part, ood_scores = self.part_of(scored.predicted, columns), scored.ood_score
         if threshold is None:
-            threshold = self.thresholds(
-                scored.acceptance_score, ood_scores, acceptable, part, units
-            )
+            threshold = self.thresholds(scored, part, units)
         each = np.broadcast_to(np.asarray(threshold, float), len(self.certificate.parts))
         lowest = np.append(each, math.inf)[part]
         reached = np.isfinite(scored.acceptance_score) & (scored.acceptance_score >= lowest)
-        accepted = reached & acceptable & self.certificate.above(ood_scores)
+        accepted = reached & scored.acceptable & self.certificate.above(ood_scores)
         limit, finer = self.certificate.ood_threshold, self.certificate.finer
         as_class = np.full(len(scored), self.certificate.targets.answer_level == "class")
         if finer is not None:
@@ -238,34 +232,28 @@ class Policy:
         return np.array([positions.get(value, -1) for value in values], dtype=int)
 
     def thresholds(
-        self,
-        scores: Values,
-        ood_scores: Values,
-        acceptable: Bool[np.ndarray, " n"],
-        part: Parts,
-        units: Units | None = None,
+        self, scored: ScoredImages, part: Parts, units: Units | None = None
     ) -> tuple[float, ...]:
         """The lowest accepted score of each part of a batch, the same for any order of its images.
 
-        One image of each group decides; without the numbers of groups, each is its own. The arrays
-        are those of `ScoredImages`, and `part_of` it.
+        One image of each group decides; without the numbers of groups, each is its own. `part` is
+        that of `part_of`.
 
         Raises:
             DataError: They are too few for the average guarantee.
         """
-        self.check_batch(len(scores))
+        self.check_batch(len(scored))
+        columns = scored.acceptance_score, scored.ood_score, scored.acceptable
+        rows = np.arange(len(scored))
         if units is not None and len(np.unique(units)) < len(units):
-            listed = zip(*(x.tolist() for x in (scores, ood_scores, acceptable)), strict=True)
+            listed = zip(*(values.tolist() for values in columns), strict=True)
             digests = [sha256_of(repr((self.seed, *each)).encode()) for each in listed]
             order = np.argsort(digests)  # at random, but the same for any order of the images
             rows = order[np.unique(units[order], return_index=True)[1]]
-            scores, ood_scores, acceptable, part = (
-                x[rows] for x in (scores, ood_scores, acceptable, part)
-            )
-        rows_of = [part == at for at in range(len(self.certificate.parts))]
+        rows_of = [rows[part[rows] == at] for at in range(len(self.certificate.parts))]
         return tuple(
-            self._threshold(each, scores[rows], ood_scores[rows], acceptable[rows])
-            for each, rows in zip(self.certificate.parts.values(), rows_of, strict=True)
+            self._threshold(each, *(values[chosen] for values in columns))
+            for each, chosen in zip(self.certificate.parts.values(), rows_of, strict=True)
         )
 
     def _threshold(

@@ -78,8 +78,8 @@ class PolicyFile(BaseModel):
         return self
 
     @classmethod
-    def read(cls, folder: Path) -> tuple["PolicyFile", Policy]:
-        """Read both files, and the policy that they hold.
+    def read(cls, folder: str | Path) -> tuple["PolicyFile", Policy]:
+        """Read both files in the folder of a policy, run or bundle, and the policy that they hold.
 
         It decides on blank outputs first, so that one that cannot decide is refused here.
 
@@ -87,6 +87,8 @@ class PolicyFile(BaseModel):
             DataError: A file is missing, damaged, of another format, or was changed after it was
                 written.
         """
+        folder = Path(folder)
+        folder = folder if (folder / POLICY).is_file() else folder / POLICY_FOLDER
         path = folder / POLICY
         content = read_json(path, remedy=AGAIN)
         checksum = content.pop("checksum", None)
@@ -182,18 +184,3 @@ def _blank_outputs(policy: Policy) -> Outputs:
         opinions=dict.fromkeys(policy.calibration.needs_opinions, logits),
         kind=policy.kind,
     )
-
-
-def read_policy(folder: str | Path) -> Policy:
-    """Read the policy in a folder that `Deferral.save` wrote, or in that of a run or a bundle.
-
-    Raises:
-        DataError: There is none, or a file is missing, damaged or was edited.
-    """
-    return PolicyFile.read(policy_folder(folder))[1]
-
-
-def policy_folder(folder: str | Path) -> Path:
-    """The folder itself if it has a policy, or else that of the policy of a run."""
-    folder = Path(folder)
-    return folder if (folder / POLICY).is_file() else folder / POLICY_FOLDER

@@ -46,10 +46,10 @@ def reasons_of(decisions: Any) -> Iterator[str]:
         if image["decisions"] == "accept":
             reason += _of_class(policy, image["class_score"])
         if image["as_class"]:
-            named = decisions.classes, image["probabilities"], image["predicted"]
+            choice = decisions.classes, image["probabilities"], image["predicted"]
         else:
-            named = decisions.answers, image["answer_probabilities"], image["answered"]
-        yield reason + _of_answer(policy, *named)
+            choice = decisions.answers, image["answer_probabilities"], image["answered"]
+        yield reason + _of_answer(policy, *choice)
 
 
 def _of_number(policy: Policy, image: Image) -> str:
