@@ -1,18 +1,17 @@
 """The audit sample of a service as data for `misgiving calibrate --from-cases`."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from misgiving.cli.options import Values, check_options
 from misgiving.cli.progress import say
-from misgiving.csv_tables import csv_rows, write_csv
-from misgiving.errors import DataError, Parameter, explain_damage
+from misgiving.errors import DataError, Parameter
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from misgiving.data.datasets.dataset import Dataset
     from misgiving.predictions.record import Predictions
 
 UNJUDGED = "unjudged"  # column of cases for which readers found no class
@@ -27,14 +26,10 @@ def sampled(data: str | None, sample: Path | None) -> str | None:
     return f"table:{sample}"
 
 
-@contextmanager
 def audited_data(
     data: str, sample: Path | None, targets: Values, across_policies: bool
-) -> Iterator[str]:
-    """DATA to predict, within the block.
-
-    Cases of an audit sample that no class of the model fits have a label in a temporary copy, and
-    `count_as_wrong` later.
+) -> "str | Dataset":
+    """DATA to predict, of which `count_as_wrong` labels the cases that no class of the model fits.
 
     Args:
         data: As a user gives it.
@@ -45,41 +40,36 @@ def audited_data(
     Raises:
         DataError: It has other cases: what is reviewed is a selection, and no sample.
     """
-    rows = [] if sample is None else _read(sample, across_policies)
-    unjudged = [row["id"] for row in rows if not row["label"]]
-    if not unjudged:
-        yield data
-        return
-    if targets.get("class_max_miss") or targets.get("superclasses"):
+    if sample is None:
+        return data
+    from misgiving.data.datasets.tables import labelled_table
+
+    rows = _read(sample, across_policies)
+    unjudged = rows["label"] == ""
+    if unjudged.any():
+        if targets.get("class_max_miss") or targets.get("superclasses"):
+            raise DataError(
+                f"{sample}: readers found no class of the model for {rows['id'][unjudged].iloc[0]} "
+                f"and {unjudged.sum() - 1} others, and targets for classes cannot count these "
+                "errors; train a model with a class for such images"
+            )
+        labels = rows["label"].mask(unjudged, rows["label"].max())  # any, for the time being
+        rows = rows.assign(label=labels, **{UNJUDGED: unjudged.map({True: "yes", False: ""})})
+    return replace(labelled_table(sample, rows), name=data)
+
+
+def _read(sample: Path, across_policies: bool) -> "DataFrame":
+    from misgiving.data.datasets.tables import read_table
+
+    columns = ("id", "path", "label", "audited", "sample_of", "after_alarm")
+    rows = read_table(sample, columns)
+    others = rows["id"][(rows["audited"] != "yes") | (rows["path"] == "")]
+    if len(others):
         raise DataError(
-            f"{sample}: readers found no class of the model for {unjudged[0]} and "
-            f"{len(unjudged) - 1} others, and targets for classes cannot count these errors; train "
-            "a model with a class for such images"
+            f"{sample}: {others.iloc[0]} is not audited, or has no image; give /audit.csv of a "
+            "service with audits that keeps images"
         )
-    label = next(filter(None, (row["label"] for row in rows)), "")
-    with TemporaryDirectory(prefix="misgiving-") as folder:
-        header = [*rows[0], UNJUDGED]
-        cells = (
-            [*(row | {"label": row["label"] or label}).values(), "" if row["label"] else "yes"]
-            for row in rows
-        )
-        write_csv(copy := Path(folder) / "audit.csv", header, cells)
-        yield f"table:{copy}"
-
-
-def _read(sample: Path, across_policies: bool) -> list[dict[str, str]]:
-    remedy = "give /audit.csv of a service with audits that keeps images"
-    with (
-        explain_damage(sample, remedy=remedy),
-        sample.open(encoding="utf-8-sig", newline="") as file,
-    ):
-        header, *lines = [cells for _, cells in csv_rows(file) if cells]
-        rows = [dict(zip(header, cells, strict=False)) for cells in lines]
-        others = [row["id"] for row in rows if (row["audited"], bool(row["path"])) != ("yes", True)]
-        samples, alarms = ({row[name] for row in rows} for name in ("sample_of", "after_alarm"))
-    if others or not rows:
-        reason = f"{others[0]} is not audited, or has no image" if others else "has no cases"
-        raise DataError(f"{sample}: {reason}; {remedy}")
+    samples, alarms = ({*rows[name]} for name in ("sample_of", "after_alarm"))
     if len(samples) > 1:
         raise DataError(
             f"{sample}: joins {len(samples)} samples, in which cases have different chances; "

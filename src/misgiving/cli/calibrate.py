@@ -139,13 +139,13 @@ def calibrate(
             data = data or trained.checkpoint.data.name
             if labels is None:
                 checkpoint = trained.checkpoint
-                with audited_data(data, from_cases, targets, across_policies) as audited:
-                    source = trained.predict(
-                        load_data(audited, strict=reading.strict),
-                        sets=lambda sets: FITTED if {*sets, "train"} >= FITTED else sets,
-                        needs_training=True,  # where these sets are not all there, they are drawn
-                        training_data=training_data,
-                    )
+                audited = audited_data(data, from_cases, targets, across_policies)
+                source = trained.predict(
+                    load_data(audited, strict=reading.strict),
+                    sets=lambda sets: FITTED if {*sets, "train"} >= FITTED else sets,
+                    needs_training=True,  # where these sets are not all there, they are drawn
+                    training_data=training_data,
+                )
             else:
                 source = pool_of(trained, data, strict=reading.strict)
         predictions, sources = count_as_wrong(source.predictions), [(data, source)]

@@ -43,8 +43,12 @@ def read_labelled_table(place: str) -> Dataset:
     a `lesion` (`lesion_id`) are one group. Other columns become metadata.
     """
     table = Path(place).expanduser()
+    return labelled_table(table, read_table(table, ["path", "label"]))
+
+
+def labelled_table(table: Path, rows: "DataFrame") -> Dataset:
+    """The data set of the rows of such a table, which may differ from those in its file."""
     folder = table.parent.absolute()
-    rows = read_table(table, ["path", "label"])
     for row in rows.index[(rows[["path", "label"]] == "").any(axis=1)]:
         raise DataError(f"{table}: row {row} has no path or no label; fill it in")
     paths = tuple(Path(os.path.normpath(folder / path)) for path in rows["path"])
@@ -53,7 +57,7 @@ def read_labelled_table(place: str) -> Dataset:
         for path in paths
     )
     dataset = dataset_of_rows(
-        place,
+        str(table),
         rows,
         labels=rows["label"].tolist(),
         classes=sorted({*rows["label"]}),
