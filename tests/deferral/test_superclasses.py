@@ -15,8 +15,8 @@ from misgiving.deferral.sentences import certificate_sentences
 from misgiving.errors import UsageError
 from misgiving.evaluation.evaluate import evaluate
 from misgiving.metrics.selective import RiskCoverage
+from misgiving.predictions.cells import UNKNOWN_CLASS
 from misgiving.predictions.record import Predictions
-from misgiving.predictions.schema import UNKNOWN_CLASS
 from misgiving.report.evaluation import write_report
 from misgiving.scores.detectors import FittedDetectors
 

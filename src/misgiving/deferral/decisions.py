@@ -194,8 +194,8 @@ class Decisions(ScoredImages, Sequence[Decision]):
         Raises:
             DataError: They are not one class for each image.
         """
-        from misgiving.predictions.cells import texts_of  # deciding needs no reader of tables
-        from misgiving.predictions.schema import positions_of
+        # deciding needs no reader of tables
+        from misgiving.predictions.cells import positions_of, texts_of
 
         labels = np.asarray(labels)
         if labels.shape != (len(self),):

@@ -27,8 +27,8 @@ from misgiving.deferral.sets import FREE, NOT_USED, OWN_SETS, check_same_model, 
 from misgiving.deferral.targets import DecisionRule, Targets
 from misgiving.deferral.thresholds import ScoredCases
 from misgiving.errors import DataError, Parameter, UsageError
+from misgiving.predictions.cells import UNKNOWN_CLASS
 from misgiving.predictions.record import Predictions
-from misgiving.predictions.schema import UNKNOWN_CLASS
 
 PredictionsT = TypeVar("PredictionsT", bound=Predictions)
 

@@ -17,8 +17,8 @@ from misgiving.evaluation.measures import Measurement
 from misgiving.evaluation.shares import Estimate, Share, estimate, shares
 from misgiving.groups import one_per_group
 from misgiving.metrics.classification import krippendorff_alpha
+from misgiving.predictions.cells import UNKNOWN_CLASS
 from misgiving.predictions.record import Predictions
-from misgiving.predictions.schema import UNKNOWN_CLASS
 
 TUNING = ("tune", "calibrate")
 DEFERRED_SHARES = np.arange(41) / 40  # shares of the images that the reader answers

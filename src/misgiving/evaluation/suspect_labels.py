@@ -21,8 +21,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 from misgiving.arrays import Classes, Features, Groups, Logits, Mask, Probabilities, Values
 from misgiving.csv_tables import write_csv
 from misgiving.errors import DataError
+from misgiving.predictions.cells import UNKNOWN_CLASS
 from misgiving.predictions.record import Predictions
-from misgiving.predictions.schema import UNKNOWN_CLASS
 from misgiving.scores.logits import cross_entropy, unit_vectors
 
 Basis = Literal["held-out", "cross-fitted"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import narwhals
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from misgiving.errors import DataError
 
@@ -14,6 +14,7 @@ ADDS_UP = 0.02  # how far probabilities, which may be rounded, may be from addin
 MAX_CELL = 30  # characters of a cell in a message
 MAX_OUTSIDE = 1e-6  # how far one may be outside of 0 to 1
 LARGEST_NUMBER = np.finfo(np.float32).max
+UNKNOWN_CLASS = -1  # the label of an image whose true class is not known
 
 Matrix = Float[np.ndarray, "n columns"]
 Column = Sequence[Any] | np.ndarray
@@ -95,6 +96,20 @@ def _text(cell: Any) -> str:
 def error_at(row: int, column: str, problem: str) -> DataError:
     """A problem with its place; rows are counted from 1."""
     return DataError(f"row {row + 1}, column {column}: {problem}")
+
+
+def positions_of(
+    column: str, texts: Sequence[str], classes: Sequence[str]
+) -> Int[np.ndarray, " n"]:
+    """Positions of classes, from their names, or from positions where none is a name."""
+    names = [*classes] if {*texts} & {*classes} else [*map(str, range(len(classes)))]
+    position_of = {"": UNKNOWN_CLASS} | {name: position for position, name in enumerate(names)}
+    positions = [position_of.get(text) for text in texts]
+    if None in positions:
+        row = positions.index(None)
+        problem = f"unknown class {texts[row]!r:.60}; choose from {', '.join(classes)}"
+        raise error_at(row, column, problem)
+    return np.array(positions, dtype=np.int64)
 
 
 def classes_of_labels(outputs: Any, *labels: Any) -> list[str] | None:

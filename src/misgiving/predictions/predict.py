@@ -22,6 +22,7 @@ from misgiving.data.datasets.tags import with_tags
 from misgiving.data.decoding import FAIL, SKIP, BadImage, BadImagesError
 from misgiving.errors import DataError, ExplainedError, Parameter
 from misgiving.files import default_cache, sha256_of
+from misgiving.predictions.cells import UNKNOWN_CLASS
 from misgiving.predictions.inference import (
     fingerprint_of,
     kept_network,
@@ -29,7 +30,7 @@ from misgiving.predictions.inference import (
     predictions_of,
 )
 from misgiving.predictions.record import Predictions, check_classes
-from misgiving.predictions.schema import READER_COLUMN, UNKNOWN_CLASS, answers_of, named
+from misgiving.predictions.schema import READER_COLUMN, answers_of, named
 from misgiving.predictions.sets import sets_of
 from misgiving.scores.outputs import concatenated
 

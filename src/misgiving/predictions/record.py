@@ -25,7 +25,6 @@ from misgiving.predictions.schema import (
     ARRAY_OF_OPINION,
     NUMERIC,
     ONCE,
-    UNKNOWN_CLASS,
     WHOLE,
     columns_of,
     fields_of,
@@ -267,7 +266,7 @@ class Predictions(TrainingOutputs):
         Raises:
             DataError: Names the first such image.
         """
-        unknown = self.labels == UNKNOWN_CLASS
+        unknown = self.labels == cells.UNKNOWN_CLASS
         if unknown.any():
             name = self.ids[int(unknown.argmax())]
             near = "".join(f", not {x}" for x in get_close_matches("label", self.metadata, n=1))

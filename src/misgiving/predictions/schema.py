@@ -56,13 +56,13 @@ from misgiving.predictions.cells import (
     in_order,
     numbers_of,
     on_host,
+    positions_of,
     texts_of,
 )
 from misgiving.scores.outputs import CONFIDENCE, Head, logarithms_of
 
 SETS = ("train", "tune", "calibrate", "test")
 VALIDATION, EXCLUDED = "validation", "excluded"
-UNKNOWN_CLASS = -1  # the label of an image whose true class is not known
 TEXT_FIELDS = {"id": "ids", "content_hash": "hashes", "path": "paths", "set": "sets"}
 UNCHANGED = ("logits", "classes", "features", "taps", "tap_widths", "model")
 FIELDS = {
@@ -365,20 +365,6 @@ def _ids(texts: Sequence[str] | None, prefix: str, count: int) -> tuple[str, ...
             problem = f"is also in row {first[name] + 1}" if name else "is empty"
             raise error_at(row, "id", f"{name!r} {problem}; name each image once, or give no ids")
     return tuple(texts)
-
-
-def positions_of(
-    column: str, texts: Sequence[str], classes: Sequence[str]
-) -> Int[np.ndarray, " n"]:
-    """Positions of classes, from their names, or from positions where none is a name."""
-    names = [*classes] if {*texts} & {*classes} else [*map(str, range(len(classes)))]
-    position_of = {"": UNKNOWN_CLASS} | {name: position for position, name in enumerate(names)}
-    positions = [position_of.get(text) for text in texts]
-    if None in positions:
-        row = positions.index(None)
-        problem = f"unknown class {texts[row]!r:.60}; choose from {', '.join(classes)}"
-        raise error_at(row, column, problem)
-    return np.array(positions, dtype=np.int64)
 
 
 def _check_sets(texts: Sequence[str], groups: Sequence[str]) -> None:
