@@ -2,7 +2,8 @@
 
 import random
 from contextlib import closing
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from itertools import product
 
 import pytest
 import sqlalchemy as sa
@@ -72,6 +73,20 @@ def test_a_deletion_changes_neither_bound_nor_alarm_nor_drift(store, name, error
     left = {row.id for row in store.all(CaseQuery())}
     assert 0 < done.deleted == len(cases) - len(left) < len(cases)
     assert evidence(store) == before
+
+
+def test_deleted_answers_count_as_accepted_if_no_reading_is_open(sqlite_place):
+    verdicts = ("agree", "none", "ungradable", None)
+    with closing(Store.open(sqlite_place)) as store:
+        row = store.audit(POLICY.fingerprint, 1.0, **audit_terms(POLICY))
+        blind = {"audited": True, "blind": True, "position": 0.5, "decision": "accept"}
+        values = blind | {"policy_fingerprint": POLICY.fingerprint, "received": datetime.now(UTC)}
+        store.add([case(number, **values) for number in range(len(verdicts))])
+        for (number, verdict), name in product(enumerate(verdicts[:3]), ("Ann", "Ben")):
+            store.review(case(number).id, review("", verdict=verdict, reviewer=name))
+        before = Monitor(store, POLICY, NEVER_LATE, row).audit().accepted
+        delete_cases(store, None, sa.true())
+        assert Monitor(store, POLICY, NEVER_LATE, row).audit().accepted == before == 3
 
 
 def test_the_alarm_keeps_the_day_of_its_answer(store):

@@ -261,7 +261,7 @@ def _accepted(store: Store, row: Any, *, shadow: bool) -> int:
         DELETED.c.decision == "accept",
         DELETED.c.shadow.is_(shadow),
         DELETED.c.received >= row.since[:10],
-        ~DELETED.c.audited | DELETED.c.standing.in_(["right", "wrong"]),
+        ~DELETED.c.audited | (DELETED.c.standing != "unconfirmed"),
     )
     with store.begin() as connection:
         return sum(connection.scalar(count) or 0 for count in (stored, deleted))
