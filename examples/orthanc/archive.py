@@ -4,12 +4,13 @@ import sys
 import time
 from io import BytesIO
 from itertools import count
+from secrets import token_hex
 
 import httpx
 from pydicom import dcmread
 
-FORM = b"--part\r\nContent-Type: application/dicom\r\n\r\n%b\r\n--part--\r\n"
-FORM_TYPE = {"Content-Type": 'multipart/related; type="application/dicom"; boundary=part'}
+FORM = b"--%b\r\nContent-Type: application/dicom\r\n\r\n%b\r\n--%b--\r\n"
+FORM_TYPE = 'multipart/related; type="application/dicom"; boundary='
 MAX_PAUSE_SECONDS = 30
 
 
@@ -20,17 +21,15 @@ def ask(client, method, path, *, refusals=(), **request):
             answer = client.request(method, path, **request)
             if answer.is_success or answer.status_code in refusals:
                 break
-            problem, pause = (
-                f"{answer.status_code} {answer.text}",
-                answer.headers.get("Retry-After"),
-            )
+            problem = f"{answer.status_code} {answer.text[:1000]!r}"
+            pause = answer.headers.get("Retry-After", "")
         except httpx.TransportError as error:
-            problem, pause = repr(error), None
+            problem, pause = repr(error), ""
         print(
             f"{client.base_url.host}, {path}: {problem}; tries again", file=sys.stderr, flush=True
         )
-        longest = min(0.1 * 2**tries, MAX_PAUSE_SECONDS)
-        time.sleep(int(pause) if pause and pause.isdecimal() else longest)
+        seconds = int(pause) if pause.isdecimal() else 0.1 * 2 ** min(tries, 10)
+        time.sleep(min(seconds, MAX_PAUSE_SECONDS))
     return answer
 
 
@@ -66,7 +65,9 @@ class Archive:
         elif self._has(report):
             return
         else:
-            form = {"content": FORM % content, "headers": FORM_TYPE}
+            boundary = token_hex(16)  # which no note of a reader has
+            form = {"headers": {"Content-Type": FORM_TYPE + boundary}}
+            form["content"] = FORM % (boundary.encode(), content, boundary.encode())
             answer = ask(self._dicomweb, "POST", "/studies", refusals=refusals, **form)
         if not answer.is_success and not (self._dicomweb and self._has(report)):
             raise ValueError(f"the archive refuses the report: {answer.text}")

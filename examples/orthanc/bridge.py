@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from argparse import ArgumentParser
+from hashlib import sha256
 from pathlib import Path
 
 import httpx
@@ -62,8 +63,8 @@ class Bridge:
         self._save(review=last if last >= since else 0)  # another store
 
     def _decide(self, instance):
-        image, file = self.archive.image(instance) or ({}, b"")
-        if image.get("Modality") not in self.modalities:
+        image, file = self._image(instance)
+        if image is None:
             return
         request = {"params": {"name": image.SOPInstanceUID}, "content": file, "headers": BINARY}
         answer = ask(self.sender, "POST", "/decisions", refusals=REFUSALS, **request)
@@ -71,23 +72,33 @@ class Bridge:
             model = ask(self.sender, "GET", "/model").json()
             self._store(decision_report, image, answer.json()["results"][0]["case"], model)
         else:
-            self._note(image, answer.text)
+            self._note(image.SOPInstanceUID, answer.text)
+
+    def _image(self, instance):
+        try:
+            image, file = self.archive.image(instance) or ({}, b"")
+            if image.get("Modality") in self.modalities and image.SOPInstanceUID:
+                return image, file
+        except Exception as error:  # pydicom raises almost anything on damaged files
+            self._note(instance, repr(error))
+        return None, b""
 
     def _report_reviews(self, id, name):
         case = ask(self.reader, "GET", f"/cases/{id}?limit=500", refusals=[404]).json()
-        for image, _ in filter(None, map(self.archive.image, self.archive.find(name))):
-            for review in case.get("reviews", []):
+        for image, file in map(self._image, self.archive.find(name)):
+            is_same = sha256(file).hexdigest() == case.get("sha256")  # the name is its sender's
+            for review in case.get("reviews", []) if is_same else ():
                 self._store(review_report, image, case, review)
 
     def _store(self, make, image, *parts):
         try:
             self.archive.store(make(image, *parts))
         except Exception as error:  # whatever is missing or wrong in the image
-            self._note(image, repr(error))
+            self._note(image.SOPInstanceUID, repr(error))
 
-    def _note(self, image, problem):
-        print(f"{image.SOPInstanceUID} has no report: {problem}", file=sys.stderr, flush=True)
-        self.state["without_report"][image.SOPInstanceUID] = problem
+    def _note(self, name, problem):
+        print(f"{name} has no report: {problem[:1000]!r}", file=sys.stderr, flush=True)
+        self.state["without_report"][name] = problem[:1000]
 
     def _save(self, **values):
         if not values.items() <= self.state.items():

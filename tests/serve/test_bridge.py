@@ -21,7 +21,7 @@ from dicoms import dicom
 from pydicom import dcmread
 from pydicom.uid import generate_uid
 from services import standin_at, started
-from standin import Calibrated, case, with_key
+from standin import Calibrated, case, picture, with_key
 from waiting import until
 
 from misgiving.cli import app
@@ -292,6 +292,33 @@ def test_an_image_of_which_no_report_can_be_made_does_not_stop_the_others(
     ]
 
 
+def test_an_image_that_cannot_be_read_does_not_stop_the_others(archive, serving, bridge_of):
+    file, _ = photo(0)
+    send(archive, (file.replace(b"\x08\0\x60\0CS", b"\x08\0\x60\0FD"), None), good := photo(9))
+    work(bridge_of(serving(**FORMATS)))
+    assert len(bridge_of(None).state["without_report"]) == 1
+    assert [each["Source of Measurement"] for _, each in reports(archive)] == [
+        good[1].SOPInstanceUID
+    ]
+
+
+def test_a_review_of_another_file_is_no_report_on_the_image_whose_name_it_has(
+    archive, serving, bridge_of
+):
+    client = serving(**FORMATS)
+    send(archive, image := photo(0))
+    files = {"files": (str(image[1].SOPInstanceUID), picture(0.9))}
+    client.post("/decisions", files=files)
+    work(bridge_of(client))
+    verdict = {"verdict": "override", "class": "light", "reviewer": "Ann"}
+    for each in client.get("/cases").json()["cases"]:
+        assert each["name"] == image[1].SOPInstanceUID
+        note = "forged" if each["predicted_class"] == "light" else "true"
+        client.post(f"/cases/{each['id']}/review", json=verdict | {"note": note})
+    work(bridge_of(client))
+    assert [each.get("Note") for _, each in reports(archive)] == [None, "true"]
+
+
 def test_another_archive_or_store_is_read_from_its_beginning(archive, serving, bridge_of, tmp_path):
     client = serving(**FORMATS)
     send(archive, photo(0))
@@ -310,17 +337,18 @@ def test_a_request_is_sent_again_until_the_server_is_available(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLE)
     ask, pauses = import_module("archive").ask, []
     monkeypatch.setattr("archive.time", SimpleNamespace(sleep=pauses.append))
-    answers = iter([httpx.ConnectError("no"), 503, 429, 401, 502, 422])
+    answers = iter([httpx.ConnectError("no"), 503, 429, 401, 502, 504, 422])
 
     def handle(_):
         answer = next(answers)
         if isinstance(answer, Exception):
             raise answer
-        return httpx.Response(answer, headers={"Retry-After": "7"} if answer == 429 else {})
+        pause = {429: "7", 504: "9" * 20}.get(answer)
+        return httpx.Response(answer, headers={"Retry-After": pause} if pause else {})
 
     client = httpx.Client(transport=httpx.MockTransport(handle), base_url="http://127.0.0.1")
     assert ask(client, "POST", "/decisions", refusals=[422]).status_code == 422
-    assert pauses == pytest.approx([0.1, 0.2, 7, 0.8, 1.6])
+    assert pauses == pytest.approx([0.1, 0.2, 7, 0.8, 1.6, 30])
 
 
 def test_reports_are_stored_by_dicomweb_where_its_url_is_given(archive, serving, bridge_of):
@@ -348,13 +376,16 @@ def test_reports_are_stored_by_dicomweb_where_its_url_is_given(archive, serving,
         return httpx.Response(200)
 
     for state in ("one.json", "other.json"):
+        for each in client.get("/cases?reviewed=false").json()["cases"]:
+            said = {"verdict": "none", "note": "\r\n--part--\r\n", "reviewer": "Ann"}
+            client.post(f"/cases/{each['id']}/review", json=said)
         bridge = bridge_of(client, state, dicomweb="http://archive/dicom-web")
         bridge.archive._dicomweb = httpx.Client(
             transport=httpx.MockTransport(handle), base_url="http://archive/dicom-web"
         )
         work(bridge)
         assert bridge.state["without_report"] == {}
-    assert (len(stored), report_ids(archive)) == (1, [])
+    assert (len(stored), report_ids(archive)) == (2, [])
 
 
 def test_the_compose_file_has_options_that_there_are():
