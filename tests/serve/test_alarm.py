@@ -74,9 +74,9 @@ def test_the_service_lifts_an_alarm_without_a_restart_and_logs_both(
     client = serving(Calibrated(), audit_share=1.0, audit_days=3650.0)
     read_wrong(store, range(40))
     monitor = client.app.state.service.monitor
-    until(lambda: monitor.notice() or posted(client, 0.02)["alarm"])
+    until(lambda: monitor.has_new.set() or posted(client, 0.02)["alarm"])
     resume(store, "a filter was missing")
-    until(lambda: monitor.notice() or not posted(client, 0.02)["alarm"])
+    until(lambda: monitor.has_new.set() or not posted(client, 0.02)["alarm"])
     raised, lifted = (
         next(line for line in logged() if line["event"] == event)
         for event in ("audit alarm", "audit alarm lifted")

@@ -157,7 +157,7 @@ def test_an_answer_counts_after_its_time_without_any_request(serving, answers_co
     id = sent(client, picture(0.02))["id"]
     answer(client, id, "Ann", "MEL")
     monitor = client.app.state.service.monitor
-    until(lambda: monitor.notice() or monitor.audit().unconfirmed == 1)
+    until(lambda: monitor.has_new.set() or monitor.audit().unconfirmed == 1)
 
 
 def test_the_time_of_a_second_reader_ends_when_the_first_settles_the_case(store, answers_count_in):

@@ -24,6 +24,7 @@ from misgiving.deferral.drift import DriftMonitor
 from misgiving.deferral.expected_performance import expected_errors
 from misgiving.deferral.sentences import lines
 from misgiving.serve.audits import audit_terms
+from misgiving.serve.batcher import Repetition
 from misgiving.serve.monitor import DEFERRED_BY_ALARM, Monitor
 from misgiving.serve.settings import ServiceSettings
 from misgiving.serve.store import Store
@@ -183,7 +184,7 @@ def test_health_and_drift_wait_for_no_other_request_and_health_fails_while_the_m
 def test_requests_decisions_and_drift_are_counted_and_logged_without_names(
     serving, logged, monkeypatch
 ):
-    monkeypatch.setattr("misgiving.serve.monitor.PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("misgiving.serve.service.UPDATE_SECONDS", 0.01)
     client = serving(Calibrated())
     green = [picture(colour=(0, 255, number)) for number in range(40)]
     pictures = [picture(0.1), *green, b"no image"]
@@ -272,8 +273,6 @@ def test_drift_agrees_with_tests_of_the_cases_in_order_of_arrival(store, monkeyp
 
 def test_the_thread_outlives_a_failure_and_notices_an_alarm_of_the_audits(store, monkeypatch):
     """Readers may have answered at another service."""
-    for name in ("PAUSE_SECONDS", "IDLE_SECONDS"):
-        monkeypatch.setattr(f"misgiving.serve.monitor.{name}", 0.01)
     failures, decided = [], store.decided
 
     def fail_once(*_, **__):
@@ -285,7 +284,7 @@ def test_the_thread_outlives_a_failure_and_notices_an_alarm_of_the_audits(store,
     monitor = Monitor(
         store, POLICY, settings, store.audit(POLICY.fingerprint, 1.0, **audit_terms(POLICY))
     )
-    monitor.start(failures.append)
+    thread = Repetition("monitor", monitor.update, failures.append, monitor.has_new, 0.01)
     until(lambda: failures)
     assert monitor.changed_by_alarm() == {}
     for number in range(20):
@@ -294,12 +293,12 @@ def test_the_thread_outlives_a_failure_and_notices_an_alarm_of_the_audits(store,
         for name in ("Ann", "Ben"):
             store.review(wrong.id, review("", verdict="none", reviewer=name))
     until(lambda: monitor.audit_alarm and monitor.drift.cases == 20)
-    monitor.close(60.0)
+    thread.close(60.0)
     assert ([*map(str, failures)], monitor.changed_by_alarm()["decision"]) == (["once"], "defer")
 
 
 def test_copies_with_other_bytes_are_cases_of_their_own_and_count_once(serving, monkeypatch):
-    monkeypatch.setattr("misgiving.serve.monitor.PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("misgiving.serve.service.UPDATE_SECONDS", 0.01)
     client = serving(Calibrated(), audit_share=1.0)
     copies = [("files", (NAME, picture(0.1) + bytes([number]))) for number in range(50)]
     first = client.post("/decisions", files=copies[:1]).json()["results"][0]["case"]

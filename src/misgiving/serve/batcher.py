@@ -1,4 +1,4 @@
-"""A batcher: threads that work on batches of what has come while they were busy."""
+"""Threads: a batcher, for what has come while they were busy, and one that repeats its work."""
 
 import asyncio
 import queue
@@ -98,3 +98,44 @@ class Batcher(Generic[Item, Answer]):
             else:
                 future.set_result(result)
         self._start()
+
+
+class Repetition(threading.Thread):
+    """A thread that repeats its work until it is closed, whatever fails.
+
+    Args:
+        name: Name of the thread.
+        work: Returns True where it must go on at once.
+        on_failure: Called with each failure of the work.
+        woken: Ends a rest.
+        seconds: Longest rest, and the one after it that nothing ends.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[], object],
+        on_failure: Callable[[Exception], object],
+        woken: threading.Event,
+        *seconds: float,
+    ) -> None:
+        super().__init__(name=name, daemon=True)
+        self._work, self._on_failure = work, on_failure
+        self._woken, self._stopped, self._seconds = woken, threading.Event(), seconds
+        self.start()
+
+    def run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                if self._work():
+                    continue
+            except Exception as failure:  # the thread keeps running
+                self._on_failure(failure)
+            for event, seconds in zip((self._woken, self._stopped), self._seconds, strict=False):
+                event.wait(seconds)
+
+    def close(self, seconds: float) -> None:
+        """End the thread; wait for at most these seconds."""
+        self._stopped.set()
+        self._woken.set()
+        self.join(seconds)

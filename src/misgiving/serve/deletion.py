@@ -3,14 +3,10 @@
 Both are sequential: without the outcomes and scores of deleted cases, their evidence would change.
 """
 
-import logging
 import secrets
-import threading
-from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
 
 from misgiving.errors import DataError, Parameter
@@ -29,10 +25,7 @@ from misgiving.serve.kept_images import KeptImages
 from misgiving.serve.monitor import DEFERRED_BY_ALARM
 from misgiving.serve.store import Store
 
-log = logging.getLogger("misgiving.serve")
-
 BATCH = 500  # cases in one transaction, for which others wait
-DELETION_SECONDS = 3600.0
 
 
 class Deletion(NamedTuple):
@@ -151,45 +144,3 @@ def _kept(row: Any, reviews: Sequence[Review]) -> dict[str, Any]:
 
 def _day(time: str) -> str:
     return f"{time[:10]}T00:00:00.000000Z"
-
-
-class Retention(threading.Thread):
-    """Deletes cases after some days: at the start, and then each hour.
-
-    Args:
-        store: Has the cases.
-        images: Has the image files.
-        days: For which cases are kept; then those are spared that somebody must still look at.
-        on_deletion: Called with the numbers of each deletion.
-        on_failure: Called with each failure; the thread goes on.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        images: KeptImages | None,
-        days: float,
-        on_deletion: Callable[[Deletion], object],
-        on_failure: Callable[[Exception], object],
-    ) -> None:
-        super().__init__(name="retention", daemon=True)
-        check_folder(store, images, sa.true())
-        self._store, self._images, self._days = store, images, days
-        self._on_deletion, self._on_failure = on_deletion, on_failure
-        self._stopped = threading.Event()
-
-    def run(self) -> None:
-        while not self._stopped.is_set():
-            over = CASES.c.received < zulu(datetime.now(UTC) - timedelta(days=self._days))
-            try:
-                done = delete_cases(self._store, self._images, over, sparing=True)
-                log.info("deletion", extra={"fields": done._asdict()})
-                self._on_deletion(done)
-            except Exception as failure:
-                self._on_failure(failure)
-            self._stopped.wait(DELETION_SECONDS)
-
-    def close(self, seconds: float) -> None:
-        """End the thread; wait for at most these seconds."""
-        self._stopped.set()
-        self.join(seconds)

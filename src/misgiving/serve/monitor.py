@@ -5,7 +5,6 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -26,7 +25,6 @@ log = logging.getLogger("misgiving.serve")
 
 MAX_CASES = 10_000  # that one update takes into account
 MAX_LATEST = 10_000  # images whose expected errors are estimated
-PAUSE_SECONDS, IDLE_SECONDS = 2.0, 20.0  # between updates: with new cases, and without
 AUDIT_SECONDS = 60  # for which an audit holds, unless there is a new review
 MAX_RECENT = 2000  # cases that tell how many are accepted
 BLIND_PER_AUDITED = 1.5  # deferred per accepted case, so that chance seldom leaves fewer
@@ -76,7 +74,7 @@ class Monitor:
     """Tests the cases of a policy for drift, and counts the audits of its answers.
 
     Its state follows from the store, which a restart reads again: some 10,000 cases in a second. A
-    thread updates it, so that nobody who asks for it waits.
+    thread calls `update`, so that nobody who asks for it waits.
 
     Args:
         store: Has the cases and their reviews.
@@ -97,13 +95,13 @@ class Monitor:
         self.evidence: dict[str, dict[str, float]] = {}  # e-values of the drift tests by day
         self._lock = threading.Lock()
         self._audit: tuple[Any, Audit] | None = None  # with the key of its state
-        self._woken, self._stopped = threading.Event(), threading.Event()
+        self.has_new = threading.Event()  # cases, so that an update is due
         self.audit()
 
     @property
     def drift(self) -> Drift:
         """The result of the last update."""
-        complete = self._drift.complete and not self._woken.is_set()
+        complete = self._drift.complete and not self.has_new.is_set()
         return self._drift.model_copy(update={"complete": complete})
 
     @property
@@ -117,41 +115,18 @@ class Monitor:
             return {"decision": "defer", "reason": DEFERRED_BY_ALARM}
         return {}
 
-    def notice(self) -> None:
-        """Update soon, because there is a new case."""
-        self._woken.set()
-
-    def start(self, on_failure: Callable[[Exception], object]) -> None:
-        """Update in a thread from now on."""
-        self._thread = threading.Thread(
-            target=self._run, args=(on_failure,), name="monitor", daemon=True
-        )
-        self._thread.start()
-
-    def close(self, seconds: float) -> None:
-        """End the thread; wait for at most these seconds."""
-        self._stopped.set()
-        self._woken.set()
-        self._thread.join(seconds)
-
-    def _run(self, on_failure: Callable[[Exception], object]) -> None:
-        while not self._stopped.is_set():
-            try:
-                self._store.settle_answers()
-                self.audit()  # other services take reviews, too
-                if not self.update_drift().complete:
-                    continue
-            except Exception as failure:  # the thread keeps running
-                on_failure(failure)
-            self._woken.wait(IDLE_SECONDS)
-            self._stopped.wait(PAUSE_SECONDS)
+    def update(self) -> bool:
+        """Take what is new into account; True if there is more of it."""
+        self._store.settle_answers()
+        self.audit()  # other services take reviews, too
+        return not self.update_drift().complete
 
     def update_drift(self) -> Drift:
         """Take the cases since the last update into account.
 
         Cases of a list of images take no part, because a list is a selection.
         """
-        self._woken.clear()
+        self.has_new.clear()
         fingerprint = self._policy.fingerprint
         cases = self._store.decided(fingerprint, after=self._last_number, limit=MAX_CASES)
         for case in cases:

@@ -4,16 +4,19 @@ import asyncio
 import hashlib
 import io
 import itertools
+import logging
 import secrets
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
+import sqlalchemy as sa
 from fastapi import Depends, Query, Request
 from PIL import Image
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
@@ -24,10 +27,10 @@ from misgiving.deferral.decisions import Decision
 from misgiving.errors import DataError, Parameter, UsageError
 from misgiving.hash_key import hashed
 from misgiving.serve.audits import audit_of
-from misgiving.serve.batcher import Batcher
-from misgiving.serve.case import ANY_READER, READER_NAME, Case, StorableText
+from misgiving.serve.batcher import Batcher, Repetition
+from misgiving.serve.case import ANY_READER, CASES, READER_NAME, Case, StorableText, zulu
 from misgiving.serve.decoders import INSTANCE, Decoders
-from misgiving.serve.deletion import Deletion, Retention
+from misgiving.serve.deletion import check_folder, delete_cases
 from misgiving.serve.found_wrong import FoundWrongRecord
 from misgiving.serve.kept_images import KeptImages, image_failures
 from misgiving.serve.keys import Key
@@ -38,7 +41,11 @@ from misgiving.serve.settings import ServiceSettings
 from misgiving.serve.store import Store
 from misgiving.serve.store_check import check_store
 
+log = logging.getLogger("misgiving.serve")
+
 COMMIT_SIZE = 256  # cases in one transaction
+IDLE_SECONDS, UPDATE_SECONDS = 20.0, 2.0  # between updates: without new cases, and with
+DELETION_SECONDS = 3600.0  # between deletions
 CHECK_SECONDS = 15.0  # longer than one image can keep that of a check waiting
 ANSWER_SECONDS = 0.8  # for which a request waits for the check
 CHECK_STORE_SECONDS = 5.0
@@ -74,19 +81,18 @@ class Service:
         if model.policy is not None:
             self.policy_fingerprint = model.policy.fingerprint
             self.monitor = Monitor(store, model.policy, settings, self.audits)
-            self.monitor.start(partial(problem_of, metrics=self.metrics, path="monitor"))
         if self.audit_draw is None and settings.look_again:
             needed = Parameter("audit_share")
             raise UsageError(Parameter("look_again"), " needs audits: give ", needed, ", too")
         self.recent: OrderedDict[str, SquareInputs] = OrderedDict()  # by the id of the case
         self.files = None if settings.keep_images is None else KeptImages(settings.keep_images)
-        self.retention: Retention | None = None
+        self._repetitions = list[Repetition]()
+        if self.monitor is not None:
+            pauses = IDLE_SECONDS, UPDATE_SECONDS
+            self._repeat("monitor", self.monitor.update, self.monitor.has_new, *pauses)
         if settings.keep_days is not None:
-            failed = partial(problem_of, metrics=self.metrics, path="retention")
-            self.retention = Retention(
-                store, self.files, settings.keep_days, self._note_deletion, failed
-            )
-            self.retention.start()
+            check_folder(store, self.files, sa.true())
+            self._repeat("retention", self._delete_old, threading.Event(), DELETION_SECONDS)
         self._numbers = itertools.count()
         self.decoders = Decoders(model.preprocessings, settings)
         self._file_threads = Batcher("files", _call, threads=settings.threads)
@@ -154,7 +160,7 @@ class Service:
         if place is None and not is_earlier:
             self.metrics.decisions.labels(case.decision).inc()
             if self.monitor is not None:
-                self.monitor.notice()
+                self.monitor.has_new.set()
         return self._after_alarm(stored) if is_earlier else stored.as_told(), is_earlier
 
     def _case(self, name: str, decision: Decision, sha256: str, **values: Any) -> Case:
@@ -253,14 +259,23 @@ class Service:
         """Finish the work that has started, then close the store that it uses."""
         deadline = time.monotonic() + CLOSING_SECONDS
         batchers = self._model_batches, self._file_threads, self._store_batches, self._check_thread
-        watching = [each for each in (self.monitor, self.retention) if each is not None]
-        for threads in (*watching, *batchers, self.saliency_thread):
-            threads.close(max(0.0, deadline - time.monotonic()))
+        threads: list[Repetition | Batcher[Any, Any]] = [*self._repetitions, *batchers]
+        for each in (*threads, self.saliency_thread):
+            each.close(max(0.0, deadline - time.monotonic()))
         self.store.close()
 
-    def _note_deletion(self, deletion: Deletion) -> None:
-        for reason in ("blind", "untold"):
-            self.metrics.kept_too_long.labels(reason).set(getattr(deletion, reason))
+    def _repeat(self, name: str, work: Callable[[], object], *rests: Any) -> None:
+        failed = partial(problem_of, metrics=self.metrics, path=name)
+        self._repetitions.append(Repetition(name, work, failed, *rests))
+
+    def _delete_old(self) -> None:
+        """Delete the cases whose days are over, but those that somebody must still look at."""
+        days = timedelta(days=self.settings.keep_days or 0.0)
+        is_old = CASES.c.received < zulu(datetime.now(UTC) - days)
+        done = delete_cases(self.store, self.files, is_old, sparing=True)
+        log.info("deletion", extra={"fields": done._asdict()})
+        self.metrics.kept_too_long.labels("blind").set(done.blind)
+        self.metrics.kept_too_long.labels("untold").set(done.untold)
 
     @property
     def column(self) -> str:
