@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, Field
 from sqlalchemy import func, insert, select
@@ -39,38 +39,41 @@ State = Literal["open", "contradicted", "withdrawn", "told"]
 STATES: tuple[State, ...] = get_args(State)
 
 
-class Judgement(NamedTuple):
-    """State of an accepted answer by its reviews.
+class Judgement(BaseModel):
+    """An accepted answer by its reviews."""
 
-    Attributes:
-        state: What remains to be done.
-        objections: The last word of each reader who finds the answer wrong; where there is none,
-            those that were taken back.
-        contradicting: The last word of each reader who agreed after an objection.
-    """
-
-    state: State
-    objections: Sequence[Review]
-    contradicting: Sequence[Review]
+    state: State = Field(
+        description="open: tell whoever may have acted on it; contradicted: another reader agrees "
+        "with the model; withdrawn: the objection was a slip; told: somebody was told, and no "
+        "review has changed the state since."
+    )
+    since: Moment = Field(description="Time of the first objection.")
+    read_as: list[str | None] = Field(description="Classes of the objections; null: none of them.")
+    contradicted_by: list[str] = Field(description="Readers who agreed after an objection.")
 
 
 def judge(reviews: Sequence[Review]) -> Judgement | None:
     """Judge an accepted answer by all its reviews, oldest first; None if nobody objected.
 
-    Two readers who find it wrong keep it open, whoever agrees.
+    Two readers who find it wrong keep it open, whoever agrees. The objections are the last word of
+    each reader who finds it wrong; where there is none, those that were taken back.
     """
     objections = [review for review in reviews if review.verdict in OBJECTIONS]
+    if not objections:
+        return None
     words = _without_slips(reviews)
     lasting = [word for word in words if word.verdict in OBJECTIONS]
-    if not lasting:
-        return Judgement("withdrawn", objections, ()) if objections else None
     last = {folded(word.reviewer.strip()): word for word in words}.values()
     against = [word for word in last if word.verdict in OBJECTIONS]
-    start = lasting[0].reviewed_at
-    agreeing = [word for word in last if word.verdict == "agree" and word.reviewed_at > start]
-    is_contradicted = bool(agreeing) and len(against) < 2
-    state: State = "contradicted" if is_contradicted else "open"
-    return Judgement(state, against or lasting, agreeing)
+    agreeing = [word for word in last if word.verdict == "agree"]
+    agreeing = [word for word in agreeing if lasting and word.reviewed_at > lasting[0].reviewed_at]
+    state: State = "contradicted" if agreeing and len(against) < 2 else "open"
+    return Judgement(
+        state=state if lasting else "withdrawn",
+        since=objections[0].reviewed_at,
+        read_as=[word.final_class for word in against or lasting or objections],
+        contradicted_by=[word.reviewer for word in agreeing],
+    )
 
 
 def _without_slips(reviews: Sequence[Review]) -> list[Review]:
@@ -90,17 +93,9 @@ def _without_slips(reviews: Sequence[Review]) -> list[Review]:
     return words[::-1]
 
 
-class FoundWrong(Case):
+class FoundWrong(Case, Judgement):
     """An accepted answer that a reader found wrong."""
 
-    state: State = Field(
-        description="open: tell whoever may have acted on it; contradicted: another reader agrees "
-        "with the model; withdrawn: the objection was a slip; told: somebody was told, and no "
-        "review has changed the state since."
-    )
-    since: Moment = Field(description="Time of the first objection.")
-    read_as: list[str | None] = Field(description="Classes of the objections; null: none of them.")
-    contradicted_by: list[str] = Field(description="Readers who agreed after an objection.")
     told: list[Told] = Field(description="Oldest first.")
 
 
@@ -113,24 +108,21 @@ class FoundWrongList(BaseModel):
     summary: str = Field(description="The counts in words.")
 
 
-Entry = tuple[Judgement, dict[str, Any]]
-
-
 class FoundWrongRecord:
     """The record of a store; what it has read holds until there is another review or note."""
 
     def __init__(self, store: Store) -> None:
         self._store, self._lock = store, threading.Lock()
         self._key: tuple[int, int | None] | None = None
-        self._content: dict[str, Entry] = {}
+        self._content: dict[str, dict[str, Any]] = {}  # of `FoundWrong`, beside those of the case
 
     def answers(self, reader: str = ANY_READER, states: Iterable[State] = STATES) -> FoundWrongList:
         """The answers of these states that are not blind to a reader; the counts are of all."""
         content = self._read()
         cases = self._store.cases([*content], reader)
         answers = [
-            FoundWrong(**cases[id].model_dump(), **values, state=judgement.state)
-            for id, (judgement, values) in content.items()
+            FoundWrong(**cases[id].model_dump(), **values)
+            for id, values in content.items()
             if id in cases and not cases[id].blind
         ]
         answers.sort(key=lambda answer: (STATES.index(answer.state), answer.since))
@@ -154,17 +146,17 @@ class FoundWrongRecord:
         with self._store.begin(writing=True) as connection:  # reviewers wait
             last = select(func.max(REVIEWS.c.reviewed_at)).where(REVIEWS.c.case_id == id)
             now = self._read().get(id)
-            if now is None or now[0].state != state:
-                is_now = f"is {now[0].state} now" if now else "was not found wrong"
+            if now is None or now["state"] != state:
+                is_now = f"is {now['state']} now" if now else "was not found wrong"
                 detail = f"the answer to case {id} {is_now}; load the list again"
                 raise ProblemError(HTTPStatus.CONFLICT, detail)
-            if len(now[1]["told"]) >= MAX_NOTES:
+            if len(now["told"]) >= MAX_NOTES:
                 raise UsageError(f"this case has {MAX_NOTES} such notes, which is the most")
             times = datetime.now(UTC), datetime.fromisoformat(connection.scalar(last) or "")
             told = Told(told_by=told_by, told_at=max(times), note=note)
             connection.execute(insert(TOLD).values(case_id=id, **told.model_dump(mode="json")))
 
-    def _read(self) -> dict[str, Entry]:
+    def _read(self) -> dict[str, dict[str, Any]]:
         with self._lock:
             with self._store.begin() as connection:
                 key = self._store.latest()[1], connection.scalar(select(func.max(TOLD.c.number)))
@@ -185,18 +177,12 @@ class FoundWrongRecord:
             return self._content
 
 
-def _entry(reviews: Sequence[Review], notes: Sequence[Told]) -> Entry:
-    """The judgement of an answer to which somebody objected, and what the record says of it."""
+def _entry(reviews: Sequence[Review], notes: Sequence[Told]) -> dict[str, Any]:
+    """The judgement of an answer to which somebody objected, and the notes on it."""
     now = judge(reviews)
     assert now is not None  # there is an objection
     if notes:
         before = judge([each for each in reviews if each.reviewed_at <= notes[-1].told_at])
         if before is not None and before.state == now.state:
-            now = now._replace(state="told")
-    first = next(review for review in reviews if review.verdict in OBJECTIONS)
-    return now, {
-        "since": first.reviewed_at,
-        "read_as": [review.final_class for review in now.objections],
-        "contradicted_by": [review.reviewer for review in now.contradicting],
-        "told": notes,
-    }
+            now.state = "told"
+    return vars(now) | {"told": notes}
