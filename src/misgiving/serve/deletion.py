@@ -23,6 +23,7 @@ from misgiving.serve.case import (
 from misgiving.serve.found_wrong import FoundWrongRecord
 from misgiving.serve.kept_images import KeptImages
 from misgiving.serve.monitor import DEFERRED_BY_ALARM
+from misgiving.serve.reviews import reviews_by_case
 from misgiving.serve.store import Store
 
 BATCH = 500  # cases in one transaction, for which others wait
@@ -94,11 +95,8 @@ def check_folder(store: Store, images: KeptImages | None, chosen: ColumnElement[
 
 def _delete(connection: Connection, rows: Sequence[Any], images: KeptImages | None) -> None:
     ids = [row.id for row in rows]
-    own = select(REVIEWS).where(REVIEWS.c.case_id.in_(ids)).order_by(REVIEWS.c.number)
-    reviews = {id: list[Review]() for id in ids}
-    for row in connection.execute(own):
-        reviews[row.case_id].append(Review.model_validate(row._asdict()))
-    if kept := [_kept(row, reviews[row.id]) for row in rows if _is_evidence(row)]:
+    reviews = reviews_by_case(connection, REVIEWS.c.case_id.in_(ids))
+    if kept := [_kept(row, reviews.get(row.id, [])) for row in rows if _is_evidence(row)]:
         connection.execute(insert(DELETED), kept)
     for table in reversed(STORE_TABLES.sorted_tables):
         key = CASES.c.id if table is CASES else table.columns.get("case_id")

@@ -31,6 +31,16 @@ PRIOR_ANSWERS = 10  # at the overall rate, for a class with few
 OTHERS_PER_DISPUTE = 1.0  # agreed cases that are read a second time
 
 
+def reviews_by_case(
+    connection: Connection, condition: ColumnElement[bool], table: sa.Table = REVIEWS
+) -> dict[str, list[Review]]:
+    """The reviews of a table that meet a condition, oldest first."""
+    reviews = dict[str, list[Review]]()
+    for row in connection.execute(select(table).where(condition).order_by(table.c.number)):
+        reviews.setdefault(row.case_id, []).append(Review.model_validate(row._asdict()))
+    return reviews
+
+
 def add_reviews(connection: Connection, id: str, reviews: Sequence[Review]) -> None:
     """Add reviews of a case, at later times than its last one, and than the last note of it.
 
@@ -66,8 +76,8 @@ def withdraw(connection: Connection, id: str, withdrawal: Review) -> bool:
     The class is again the one before. Both stay in the history, and an objection in the record of
     answers found wrong.
     """
-    given = connection.execute(select(REVIEWS).where(REVIEWS.c.case_id == id).order_by("number"))
-    lasting = without_withdrawn([Review.model_validate(row._asdict()) for row in given])
+    given = reviews_by_case(connection, REVIEWS.c.case_id == id)
+    lasting = without_withdrawn(given.get(id, []))
     own = folded(withdrawal.reviewer.strip())
     if not lasting or lasting[-1].blind or folded(lasting[-1].reviewer.strip()) != own:
         return False
@@ -102,17 +112,16 @@ def settle_answers(connection: Connection, reader: str = "", *, opened: str = ""
     """
     for id in due_cases(connection, reader, opened):
         own = PENDING.c.case_id == id
-        rows = connection.execute(select(PENDING).where(own).order_by(PENDING.c.number))
-        add_reviews(connection, id, [Review.model_validate(row._asdict()) for row in rows])
+        add_reviews(connection, id, reviews_by_case(connection, own, PENDING)[id])
         connection.execute(sa.delete(PENDING).where(own))
 
 
 def last_reviews(connection: Connection, ids: Sequence[str]) -> dict[str, Review]:
     """The last review of each case that has any."""
     numbers = select(func.max(REVIEWS.c.number)).where(REVIEWS.c.case_id.in_(ids))
-    last = select(REVIEWS).where(REVIEWS.c.number.in_(numbers.group_by(REVIEWS.c.case_id)))
-    rows = connection.execute(last) if ids else ()
-    return {row.case_id: Review.model_validate(row._asdict()) for row in rows}
+    is_last = REVIEWS.c.number.in_(numbers.group_by(REVIEWS.c.case_id))
+    last = reviews_by_case(connection, is_last) if ids else {}
+    return {id: review for id, (review,) in last.items()}
 
 
 def is_answered(reader: str) -> ColumnElement[bool]:
@@ -169,8 +178,7 @@ def _settle(connection: Connection, id: str, reviews: Sequence[Review]) -> None:
     values = dict[str, Any](reviewed=True)
     row = connection.execute(select(CASES).where(CASES.c.id == id)).one()
     if row.blind:
-        given = connection.execute(select(REVIEWS).where(REVIEWS.c.case_id == id))
-        answers = blind_answers([Review.model_validate(row._asdict()) for row in given])
+        answers = blind_answers(reviews_by_case(connection, REVIEWS.c.case_id == id)[id])
         is_settled = any(each.blind for each in reviews) and standing(answers) != "unconfirmed"
         if not is_settled or (len(answers) == 1 and is_read_twice(connection, row)):
             return

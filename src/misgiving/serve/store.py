@@ -37,6 +37,7 @@ from misgiving.serve.reviews import (
     due_cases,
     is_answered,
     last_reviews,
+    reviews_by_case,
     settle_answers,
     withdraw,
 )
@@ -224,8 +225,8 @@ class Store:
     def pending_answer(self, id: str, reader: str) -> Review | None:
         """A reader's answer to a blind case that can still be corrected."""
         own = (PENDING.c.case_id == id) & (PENDING.c.folded_reviewer == folded(reader.strip()))
-        rows = self._read(select(PENDING).where(own).order_by(PENDING.c.number.desc()).limit(1))
-        return Review.model_validate(rows[0]._asdict()) if rows else None
+        with self.begin() as connection:
+            return next(reversed(reviews_by_case(connection, own, PENDING).get(id, [])), None)
 
     def cases(self, ids: Sequence[str], reader: str = "") -> dict[str, Case]:
         """The cases with these ids by id, each blind or not for this reader."""
@@ -343,10 +344,8 @@ class Store:
 
     def reviews_by_case(self, condition: ColumnElement[bool]) -> dict[str, list[Review]]:
         """The reviews that meet a condition, oldest first."""
-        reviews = dict[str, list[Review]]()
-        for row in self._read(select(REVIEWS).where(condition).order_by(REVIEWS.c.number)):
-            reviews.setdefault(row.case_id, []).append(Review.model_validate(row._asdict()))
-        return reviews
+        with self.begin() as connection:
+            return reviews_by_case(connection, condition)
 
     def open_blind(self, before: str) -> int:
         """Number of blind cases that came before this time and that nobody has answered."""
