@@ -33,7 +33,6 @@ from misgiving.serve.middleware import RequestLog, limit_bodies, limit_time, rou
 from misgiving.serve.problems import documented, problem_of
 from misgiving.serve.routes import audits, cases, decisions, keys
 from misgiving.serve.routes import model as model_routes
-from misgiving.serve.routes import monitor as monitor_routes
 from misgiving.serve.service import Service
 from misgiving.serve.settings import ServiceSettings
 from misgiving.serve.store import Store
@@ -77,7 +76,7 @@ def create_app(model: Bundle, store: Store, settings: ServiceSettings) -> FastAP
     app.state.service = service
     app.state.admission = decisions.Admission(settings, service.metrics)
     app.state.keys = Keys(store)
-    for resource in (decisions, cases, audits, model_routes, monitor_routes):
+    for resource in (decisions, cases, audits, model_routes):
         app.include_router(
             resource.router,
             dependencies=SCHEMES,

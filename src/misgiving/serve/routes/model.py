@@ -1,4 +1,4 @@
-"""`/model`, `/calibration`, `/drift`, `/health`, `/metrics`: the model and its state."""
+"""`/model`, `/calibration`, `/drift`, `/health`, `/metrics`, `/monitor`: model and state."""
 
 import platform
 import shlex
@@ -8,7 +8,7 @@ from importlib.metadata import distributions
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
-from fastapi.responses import Response
+from fastapi.responses import HTMLResponse, Response
 from prometheus_client import generate_latest
 from pydantic import BaseModel, Field
 
@@ -17,6 +17,7 @@ from misgiving.deferral.policy import Policy
 from misgiving.deferral.sentences import lines
 from misgiving.errors import DataError
 from misgiving.serve.audits import Audit
+from misgiving.serve.history import monitor_page
 from misgiving.serve.monitor import Drift
 from misgiving.serve.problems import Metrics, ProblemError, content, documented
 from misgiving.serve.service import ServiceDep, key_of
@@ -237,6 +238,12 @@ def _set_audit(metrics: Metrics, audit: Audit) -> None:
 async def get_drift(service: ServiceDep) -> Drift:
     """Get the drift tests, which are updated a few seconds after a case and may always be read."""
     return Drift(summary=CALIBRATE_FIRST) if service.monitor is None else service.monitor.drift
+
+
+@router.get("/monitor", include_in_schema=False, response_class=HTMLResponse)
+def get_monitor(service: ServiceDep) -> HTMLResponse:
+    """Show what happened over time."""
+    return HTMLResponse(monitor_page(service))
 
 
 def command(policy: Policy, *, of_graph: bool = False) -> str:
