@@ -1,6 +1,6 @@
 // The model, its card and its policy.
 
-import { at, element } from "./dom.js";
+import { at, element, terms } from "./dom.js";
 import { state } from "./state.js";
 
 export function openAbout() {
@@ -22,26 +22,17 @@ export function renderAbout() {
   at("about-facts").replaceChildren(...parts.filter(([, value]) => value).flatMap(([title, value]) => {
     const shown = draw(value);
     if (Array.isArray(value) || typeof value === "string") return title ? [element("h3", "", title), shown] : [shown];
-    const fold = element("details", "fold");
-    fold.append(element("summary", "", title), shown);
-    return [fold];
+    return [element("details", "fold", element("summary", "", title), shown)];
   }));
 }
 
 function draw(value) {
   if (Array.isArray(value)) {
-    const list = element("ul");
-    list.append(...value.map((one) => element("li", "", typeof one === "object" ? JSON.stringify(one) : one.replaceAll("`", ""))));
-    return list;
+    return element("ul", "", ...value.map((one) => element("li", "", typeof one === "object" ? JSON.stringify(one) : one.replaceAll("`", ""))));
   }
   if (value === null || typeof value !== "object") return element("p", "", String(value));
-  const list = element("dl", "small");
-  list.append(...Object.entries(value).map(([name, one]) => {
-    const line = element("div"), said = element("dd");
-    if (one !== null && typeof one === "object" && !Array.isArray(one)) said.append(draw(one));
-    else said.textContent = Array.isArray(one) ? one.join(", ") : String(one);
-    line.append(element("dt", "", name.replaceAll("_", " ")), said);
-    return line;
-  }));
-  return list;
+  return element("dl", "small", ...terms(Object.entries(value).map(([name, one]) => {
+    const holds = one !== null && typeof one === "object" && !Array.isArray(one);
+    return [name.replaceAll("_", " "), holds ? draw(one) : Array.isArray(one) ? one.join(", ") : String(one)];
+  })));
 }

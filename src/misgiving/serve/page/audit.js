@@ -21,11 +21,8 @@ export async function lookForAudit() {
   at("audit-alarm-now").textContent = found.after_alarm === "defer" ? "every image is deferred" : "do not rely on them";
   at("audit-alarm-says").textContent = alarmOf(found);
   at("audit-alarm-steps").replaceChildren(
-    ...(isReader() ? [] : found.next_steps).map((step) => {
-      const line = element("li"), parts = step.split("`"); // every other part is code
-      line.append(...parts.map((text, number) => (number % 2 ? element("code", "", text) : text)));
-      return line;
-    }));
+    ...(isReader() ? [] : found.next_steps).map((step) => element("li", "", // every other part is code
+      ...step.split("`").map((text, number) => (number % 2 ? element("code", "", text) : text)))));
   if (found.alarm && !announced) say(alarmOf(found));
   announced = found.alarm;
 }

@@ -3,7 +3,7 @@
 import { ask } from "./api.js";
 import { classButtons, classesOf, longOf, otherButtons, wordsOf } from "./choices.js";
 import { renderContext, showGroup } from "./context.js";
-import { at, element, isNarrow, percent, say } from "./dom.js";
+import { at, element, isNarrow, percent, say, terms } from "./dom.js";
 import { answerOf, answerShares, badgeOf, classOf, isAccepted, labelOf, lastWordOf, outcome, reasonOf, riskOf, wasPredicted } from "./outcomes.js";
 import { renderPicture, resetPicture } from "./picture.js";
 import { emit, on, see, selectedCase, state, take } from "./state.js";
@@ -95,12 +95,7 @@ function renderFacts(one) {
     "acceptance score": one.acceptance_score?.toPrecision(3),
     "received": new Date(one.received).toLocaleString(),
   };
-  const known = Object.entries(facts).filter(([, value]) => value != null);
-  at("case-facts").replaceChildren(...known.map(([name, value]) => {
-    const line = element("div");
-    line.append(element("dt", "", name), element("dd", "", value));
-    return line;
-  }));
+  at("case-facts").replaceChildren(...terms(Object.entries(facts).filter(([, value]) => value != null)));
 }
 
 // Others may have reviewed the case since it was loaded.

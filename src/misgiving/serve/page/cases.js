@@ -44,21 +44,28 @@ export async function countReviews() {
 }
 
 async function load(query, found, isCurrent) {
-  let page = { cursor: "" };
-  do {
-    query.set("limit", Math.min(PAGE, Math.max(1, MOST - found.size)));
-    if (page.cursor) query.set("cursor", page.cursor);
-    page = await ask(`cases?${query}`);
+  let total = 0;
+  for await (const page of pages(query)) {
     if (!isCurrent()) return 0;
-    state.counts = page.counts;
-    for (const one of page.cases) {
+    ({ total } = page);
+    for (const one of page.cases.slice(0, MOST - found.size)) {
       take(one);
       found.add(one.id);
       if (query.has("mine")) state.mine.add(one.id);
     }
     emit("change");
-  } while (page.cursor && found.size < MOST);
-  return page.total;
+    if (found.size >= MOST) break;
+  }
+  return total;
+}
+
+async function* pages(query) {
+  let page = { cursor: "" };
+  do {
+    page = await ask(`cases?limit=${PAGE}&${query}${page.cursor && `&cursor=${page.cursor}`}`);
+    state.counts = page.counts;
+    yield page;
+  } while (page.cursor);
 }
 
 // Another target may match other cases.
@@ -111,16 +118,12 @@ async function look() {
 }
 
 async function everyCase(query) {
-  let page = { cursor: "" }, first = null;
-  const cases = [];
-  for (let turn = 0; turn < PAGES && page.cursor != null; turn++) {
-    const cursor = page.cursor ? `&cursor=${page.cursor}` : "";
-    page = await ask(`cases?order=newest&limit=${PAGE}&${query}${cursor}`);
-    first ??= page;
-    state.counts = page.counts;
-    cases.push(...page.cases);
+  const seen = [];
+  for await (const page of pages(`order=newest&${query}`)) {
+    seen.push(page);
+    if (seen.length === PAGES) break;
   }
-  return { cases, first, all: page.cursor == null };
+  return { cases: seen.flatMap((page) => page.cases), first: seen[0], all: seen.at(-1).cursor == null };
 }
 
 function merge(reviewed) {

@@ -59,12 +59,11 @@ export const otherButtons = (act, final) => OTHERS.map(([verdict, words, key]) =
 });
 
 function button(key, words, act) {
-  const made = element("button", "quiet");
+  const long = longOf(words);
+  const made = element("button", "quiet", key && element("kbd", "", key), key && " ",
+    element("span", "label", words), long && element("span", "long", long));
   made.type = "button";
-  if (key) made.append(element("kbd", "", key), " ");
-  made.append(element("span", "label", words));
-  if (longOf(words)) made.append(element("span", "long", longOf(words)));
-  made.title = longOf(words) ? `${words}: ${longOf(words)}` : words;
+  made.title = long ? `${words}: ${long}` : words;
   made.addEventListener("click", act);
   return made;
 }

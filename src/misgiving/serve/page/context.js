@@ -1,17 +1,14 @@
 // What is known of a case besides its image: what its sender gave, and other images of its group.
 
 import { ask } from "./api.js";
-import { at, element } from "./dom.js";
+import { at, element, terms } from "./dom.js";
 import { emit, state } from "./state.js";
 
 export function renderContext(one) {
   const given = Object.entries(one.metadata ?? {});
   at("metadata").hidden = !given.length;
-  at("metadata").replaceChildren(...given.map(([name, value]) => {
-    const line = element("div"), text = typeof value === "object" ? JSON.stringify(value) : String(value);
-    line.append(element("dt", "", name), element("dd", "", text));
-    return line;
-  }));
+  at("metadata").replaceChildren(...terms(given.map(([name, value]) =>
+    [name, typeof value === "object" ? JSON.stringify(value) : String(value)])));
   at("group").hidden = true;
 }
 

@@ -4,12 +4,17 @@ export const at = (id) => document.getElementById(id);
 export const say = (text) => { at("status").textContent = text; };
 export const isNarrow = () => matchMedia("(max-width: 820px)").matches;
 
-export function element(tag, className, text) {
+// Children are elements or texts; an empty one is left out.
+export function element(tag, className, ...children) {
   const made = document.createElement(tag);
   if (className) made.className = className;
-  if (text != null) made.textContent = text;
+  made.append(...children.filter((child) => child != null && child !== ""));
   return made;
 }
+
+// Lines of a list of terms.
+export const terms = (pairs) => pairs.map(([name, said]) =>
+  element("div", "", element("dt", "", name), element("dd", "", said)));
 
 let problemTimer = 0;
 export function complain(error) {

@@ -26,13 +26,13 @@ export async function lookForWrong() {
 }
 
 function lineOf(one) {
-  const line = element("li"), open = element("button", "quiet", one.name);
+  const open = element("button", "quiet", one.name);
   open.type = "button";
   open.addEventListener("click", () => emit("open", one.id));
   const readings = [...new Set(one.read_as.map((name) => name ?? "none of these"))].join(" and ");
   const against = one.contradicted_by.length ? `, contradicted by ${one.contradicted_by.join(" and ")}` : "";
   const confirmed = one.read_as.length > 1 ? ", confirmed" : "";
-  line.append(open, ` accepted as ${answerOf(one)}, read as ${readings}${confirmed}${against}. `,
+  const line = element("li", "", open, ` accepted as ${answerOf(one)}, read as ${readings}${confirmed}${against}. `,
     element("b", "", `${one.state[0].toUpperCase()}${one.state.slice(1)}`), `: ${STATES[one.state]}.`,
     ...one.told.map(({ told_by: by, told_at: when, note }) =>
       element("p", "muted", `${by}, ${new Date(when).toLocaleString()}: told${note && `: ${note}`}`)));

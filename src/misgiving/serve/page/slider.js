@@ -43,7 +43,7 @@ function describePolicy(policy) {
   return `saved policy: ${targetOf(policy)}${policy.accepts ? "" : "; no threshold meets this: all deferred"}`;
 }
 
-export function targetOf({
+function targetOf({
   guarantee, max_error: error, max_silent_error: silent, max_deferred: deferred, for_each: column,
 }) {
   const targets = [];
@@ -121,21 +121,15 @@ function drawCurve(aim, point) {
 }
 
 // Values above the scale are cut off, not drawn at its end.
-function clip(...parts) {
-  const plot = draw("svg", { x: 0, y: 8, width: 320, height: 94, viewBox: "0 8 320 94" });
-  plot.append(...parts);
-  return plot;
-}
+const clip = (...parts) =>
+  draw("svg", { x: 0, y: 8, width: 320, height: 94, viewBox: "0 8 320 94" }, ...parts);
 
-function label(x, y, text, anchor = "start") {
-  const made = draw("text", { x, y, "text-anchor": anchor });
-  made.textContent = text;
-  return made;
-}
+const label = (x, y, text, anchor = "start") => draw("text", { x, y, "text-anchor": anchor }, text);
 
-function draw(tag, attributes) {
+function draw(tag, attributes, ...children) {
   const made = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
   return made;
 }
 

@@ -52,37 +52,27 @@ async function sendOn() {
 
 const together = () => Math.min(SENT_AT_ONCE, state.model?.limits.max_files ?? SENT_AT_ONCE);
 
+// What the service was too busy for is sent again; where all together are too large, each file alone.
 async function sendSome(files, attempt) {
   const body = new FormData();
   for (const { file, name } of files) body.append("files", file, name);
+  let results = [], seconds = 1;
   try {
-    const { results } = await ask("decisions", { method: "POST", body });
-    await settleOrSendAgain(files, results, attempt);
+    ({ results } = await ask("decisions", { method: "POST", body }));
   } catch (error) {
-    await afterFailure(files, error, attempt);
+    if (error.status === 413 && files.length > 1) {
+      for (const file of files) await sendSome([file], attempt);
+      return;
+    }
+    const { content, status, wait, message: detail } = error;
+    results = content?.results ?? files.map(({ name }) => ({ name, problem: { status, detail } }));
+    seconds = Number(wait) || 1;
   }
-}
-
-async function afterFailure(files, error, attempt) {
-  if ([429, 503].includes(error.status) && attempt < RETRIES && !sending.stopped) {
-    await waitFor(1000 * (Number(error.wait) || 1));
-    return sendSome(files, attempt + 1);
-  }
-  if (error.content?.results) return settle(files, error.content.results, attempt);
-  if (error.status === 413 && files.length > 1) { // each file alone may be small enough
-    for (const file of files) await sendSome([file], attempt);
-    return undefined;
-  }
-  return settle(files, files.map(({ name }) => ({ name, problem: { detail: error.message } })), attempt);
-}
-
-// Files without a decision in time are sent again alone.
-async function settleOrSendAgain(files, results, attempt) {
   const waits = results.map(({ problem }) =>
-    problem?.status === 503 && attempt < RETRIES && !sending.stopped);
+    [429, 503].includes(problem?.status) && attempt < RETRIES && !sending.stopped);
   settle(files.filter((_, index) => !waits[index]), results.filter((_, index) => !waits[index]), attempt);
   if (!waits.includes(true)) return;
-  await waitFor(1000);
+  await waitFor(1000 * seconds);
   await sendSome(files.filter((_, index) => waits[index]), attempt + 1);
 }
 

@@ -188,51 +188,40 @@ function draw(row, one, position) {
 }
 
 function said(one) {
-  const box = element("div", "said"), line = element("div", "line");
+  const long = longOf(classOf(one)), was = wasPredicted(one);
   const conflict = state.conflicts.get(one.id), lines = conflict ? [["conflict", conflict]] : [["file", one.name], ["why", one.remark]];
   const texts = lines.filter(([, text]) => text).map(([kind, text]) => {
     const made = element("div", kind, text);
     made.title = text;
     return made;
   });
-  line.append(element("b", "", classOf(one)));
-  if (longOf(classOf(one))) line.append(element("span", "long", longOf(classOf(one))));
-  if (wasPredicted(one)) line.append(element("span", "was", wasPredicted(one)));
-  box.append(line, ...texts);
-  return box;
+  const line = element("div", "line", element("b", "", classOf(one)),
+    long && element("span", "long", long), was && element("span", "was", was));
+  return element("div", "said", line, ...texts);
 }
 
 function ending(one, now) {
-  const end = element("div", "end");
-  end.append(element("span", `badge ${badgeOf(one)}`, labelOf(badgeOf(one))));
   const line = element("span", "risk", riskOf(one));
   line.title = one.reason; // equal risks can be decided differently: scores are compared in full
   if (one.reviewed) line.append(" ", done());
   if (now !== one.decision) line.append(" ", element("span", "was", `was ${labelOf(one.decision)}`));
-  end.append(line);
-  return end;
+  return element("div", "end", element("span", `badge ${badgeOf(one)}`, labelOf(badgeOf(one))), line);
 }
 
 function done() {
-  const mark = element("span", "done", "✓");
+  const mark = element("span", "done", "✓", element("span", "hidden", " reviewed"));
   mark.title = "reviewed";
-  mark.append(element("span", "hidden", " reviewed"));
   return mark;
 }
 
 function thumbnail(one) {
-  const box = element("div", "thumb");
-  if (isMissing(one)) {
-    box.textContent = "no image";
-    return box;
-  }
+  if (isMissing(one)) return element("div", "thumb", "no image");
   const image = new Image();
   image.alt = "";
   image.decoding = "async";
   image.addEventListener("error", async () => { await lookAgain(one); emit("change"); });
   image.src = `cases/${one.id}/thumbnail`;
-  box.append(image);
-  return box;
+  return element("div", "thumb", image);
 }
 
 export function scrollTo(position) {
