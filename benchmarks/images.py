@@ -36,7 +36,7 @@ from torchvision.transforms import v2
 from misgiving.data.batching import augment, batches
 from misgiving.data.cache import ImageSet, prepare, preprocessed
 from misgiving.data.datasets import load_dataset
-from misgiving.data.datasets.dataset import FileImages
+from misgiving.data.datasets.dataset import FileImage
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 
 SIDE = 1024  # of the files' images, in pixels
@@ -93,8 +93,8 @@ def compare_preparing(folder: Path, pictures: Path | None, rounds: int) -> None:
 
 def prepared_by_us(paths: list[Path]) -> list[np.ndarray]:
     """What `prepare` does with every image, without its threads."""
-    images, preprocessing = FileImages(tuple(paths)), Preprocessing(image_size=SIZE, crop=CROP)
-    return [preprocessed(images, index, preprocessing).image for index in range(len(paths))]
+    preprocessing = Preprocessing(image_size=SIZE, crop=CROP)
+    return [preprocessed(FileImage(path), preprocessing).image for path in paths]
 
 
 def prepared_plainly(path: Path) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from misgiving.data.cache import ImageSet
-from misgiving.data.datasets.dataset import Dataset, ImageArray
+from misgiving.data.datasets.dataset import ArrayImage, Dataset
 
 
 def coloured_set(size=24, classes=3, side=16, seed=0):
@@ -27,24 +27,38 @@ def coloured_set(size=24, classes=3, side=16, seed=0):
     )
 
 
-class Fragile(ImageArray):
+class FragileImage(ArrayImage):
+    """An image that may not be readable; counts how often it is tried."""
+
+    def __init__(self, pixels, number, error, tried):
+        super().__init__(pixels)
+        vars(self).update(number=number, error=error, tried=tried)
+
+    def read(self):
+        self.tried[self.number] += 1
+        if self.error:
+            raise self.error
+        return super().read()
+
+
+class Fragile(tuple):
     """Images of which some cannot be read; counts how often each is tried."""
 
-    def __init__(self, images, bad=(), error=None):
-        super().__init__(images)
-        vars(self).update(bad=set(bad), error=error, tried=Counter())
-
-    def read(self, index):
-        self.tried[index] += 1
-        if index in self.bad:
-            raise self.error
-        return super().read(index)
+    def __new__(cls, images, bad=(), error=None):
+        tried, errors = (
+            Counter(),
+            [error if number in bad else None for number in range(len(images))],
+        )
+        numbered = zip(images, range(len(images)), errors, strict=True)
+        made = super().__new__(cls, (FragileImage(*image, tried) for image in numbered))
+        made.tried = tried
+        return made
 
 
 def dataset_of(images, **changes):
     """A data set of the classes a and b in turn, of pixels or of another source of them."""
-    source = ImageArray(images) if isinstance(images, np.ndarray) else images
-    count = len(source.images)
+    source = tuple(map(ArrayImage, images)) if isinstance(images, np.ndarray) else images
+    count = len(source)
     ids = changes.get("ids", tuple(f"i{number}" for number in range(count)))
     fields = {"name": "toy", "classes": ("a", "b"), "labels": np.arange(count) % 2}
     fields["groups"] = ("",) * count

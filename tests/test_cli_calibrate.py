@@ -168,7 +168,7 @@ def test_predict_gives_an_image_the_score_that_calibrate_gave_it(
     """The digits as files go through decoding, preprocessing and batches of their own."""
     digits = load_dataset("digits")
     for row in range(300, 340):
-        Image.fromarray(digits.images.read(row).image).save(tmp_path / f"{digits.ids[row]}.png")
+        Image.fromarray(digits.images[row].read().image).save(tmp_path / f"{digits.ids[row]}.png")
     _, output, error = misgiving("predict", calibrated[0], tmp_path, places / "photographs", *CPU)
     rows = list(csv.DictReader(output.splitlines()))
     assert list(rows[0]) == [

@@ -13,7 +13,7 @@ from misgiving.bundle.bundle import Bundle
 from misgiving.bundle.decide_files import decide_files, load_model
 from misgiving.bundle.export_run import export_run
 from misgiving.checkpoint import load, write_views
-from misgiving.data.datasets.dataset import Dataset, ImageArray
+from misgiving.data.datasets.dataset import ArrayImage, Dataset
 from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError
 from misgiving.predictions import inference
@@ -153,7 +153,7 @@ def test_kept_predictions_and_graphs_of_different_numbers_of_views_are_not_mixed
     run = write_run(tmp_path / "run", load(places / "run"))
     noisy = noisy_set(60, seed=41)
     facts = {name: getattr(noisy, name) for name in ("classes", "labels", "ids", "groups")}
-    data = Dataset(name="noisy", images=ImageArray(noisy.images), **facts)
+    data = Dataset(name="noisy", images=tuple(map(ArrayImage, noisy.images)), **facts)
     calls, predict = [], inference.predictions_of
     monkeypatch.setattr(
         inference,

@@ -12,7 +12,7 @@ from corpus import HEIC, build, picture, rgb
 
 from misgiving.data.cache import prepare
 from misgiving.data.datasets import load_dataset, unlabelled_images
-from misgiving.data.datasets.dataset import FileImages
+from misgiving.data.datasets.dataset import FileImage
 from misgiving.data.decoding import FAIL, SKIP, BadImagesError
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import DataError
@@ -30,15 +30,15 @@ def corpus(tmp_path_factory):
 def test_every_file_is_read_correctly_or_refused_by_name_with_reason_and_remedy(corpus):
     folder, cases = corpus
     for case in cases:
-        files = FileImages((folder / case.name,))
+        file = FileImage(folder / case.name)
         if case.refused is None:
-            image = files.read(0).image
+            image = file.read().image
             assert image.shape == case.pixels.shape, case.name
             assert np.abs(image.astype(int) - case.pixels).max() <= case.within, case.name
         else:
             start = f"^{re.escape(str(folder / case.name))}: "
             with pytest.raises(DataError, match=rf"(?s){start}.*({case.refused}).*;"):
-                files.read(0)
+                file.read()
 
 
 WITHOUT_EXTRA = """
@@ -62,7 +62,7 @@ def test_without_its_extra_heic_is_ignored_or_refused_with_the_remedy(tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
         shutil.copy(HEIC, tmp_path / name / "x.heic")
-    assert load_dataset(f"folder:{tmp_path}").images.read(0).image.shape == (16, 16, 3)
+    assert load_dataset(f"folder:{tmp_path}").images[0].read().image.shape == (16, 16, 3)
     command = [sys.executable, "-c", WITHOUT_EXTRA, tmp_path]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     assert "ignored: 2 .heic (the extra heif reads HEIC)" in lines[0]
@@ -99,8 +99,8 @@ def test_without_bad_images_the_rest_keeps_its_facts_and_pixels_and_only_these_a
     assert images.ids == tuple(f"i{index}" for index in rest)
     assert images.groups == ("g0", "g1", "g1", "g2", "g3", "g3")
     assert images.labels.tolist() == [0, 0, 1, 1, 0, 1]
-    assert images.hashes == tuple(dataset.images.key(index) for index in rest)
-    expected = [SMALL(dataset.images.images[index]) for index in rest]
+    assert images.hashes == tuple(dataset.images[index].key() for index in rest)
+    expected = [SMALL(dataset.images[index].pixels) for index in rest]
     np.testing.assert_array_equal(images.read(np.arange(6)), expected)
     assert names(images.select(np.array([2])).skipped) == ["i1", "i4"]
     dataset.images.tried.clear()

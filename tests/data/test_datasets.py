@@ -60,7 +60,7 @@ def tiny(**changes):
 
 def test_digits_are_dark_ink_on_white_paper():
     bunch = load_digits()
-    image = load_dataset("digits").images.read(5).image
+    image = load_dataset("digits").images[5].read().image
     for row, column in np.ndindex(8, 8):
         ink = bunch.images[5][row][column]
         assert image[row, column].tolist() == [round(255 - ink * 255 / 16)] * 3
@@ -76,7 +76,7 @@ def test_the_sample_and_the_new_images_are_the_digits_in_class_folders(tmp_path)
     for index in (0, 500, 999):
         number = digits.ids.index(Path(photos.ids[index]).stem)
         assert photos.labels[index] == digits.labels[number]
-        assert (photos.images.read(index).image == digits.images.read(number).image).all()
+        assert (photos.images[index].read().image == digits.images[number].read().image).all()
     with pytest.raises(UsageError):
         write_sample(tmp_path / "photos")
 
@@ -177,7 +177,11 @@ def test_a_table_names_images_from_its_own_folder_on_and_describes_them(folder, 
     assert dataset.ids == ("b/1.jpg", far.as_posix(), "a/0.bmp", "=1.jpg")
     assert dataset.groups == ("7", "", "7", "9")
     assert dataset.group_columns == ("patient", "lesion")
-    assert dataset.images.paths[:3] == (folder / "b/1.jpg", far, folder / "a/0.bmp")
+    assert tuple(image.path for image in dataset.images[:3]) == (
+        folder / "b/1.jpg",
+        far,
+        folder / "a/0.bmp",
+    )
     assert dataset.metadata == {"scanner": ("old", "new", "new", "old")}
     assert dataset.select(np.array([2, 0])).metadata == {"scanner": ("new", "old")}
     assert dataset.sets == ()
@@ -237,7 +241,10 @@ def test_a_folder_as_hugging_face_lays_it_out_has_its_labels_in_a_table(folder, 
         assert (dataset.labels.tolist(), dataset.groups) == ([0, 1], ("ann", "ann"))
         unlisted = {f".{kind} not in the table": 1 for kind in ("tiff", "webp", "png")}
         assert dataset.ignored == (unlisted if spec.startswith("folder") else {})
-        assert dataset.images.paths == (folder / "b/1.jpg", folder / "a/0.bmp")
+        assert tuple(image.path for image in dataset.images) == (
+            folder / "b/1.jpg",
+            folder / "a/0.bmp",
+        )
 
 
 def write_parquet(path, images, labels):
@@ -268,13 +275,13 @@ def test_parquet_files_hold_images_whose_classes_are_named_in_their_schema(tmp_p
     shard.rename(place / "train-00001-of-00002.parquet")
     chosen = dataset.select(np.array([4, 2, 1])).images
     for index, file in enumerate([files[4], files[2], files[1]]):
-        hashed = chosen.read(index)
+        hashed = chosen[index].read()
         assert hashed.hash == sha256_of(file.read_bytes())
         assert hashed.image[0, 0, 0] == int(file.stem)
-    keys = [dataset.images.key(index) for index in range(5)]
+    keys = [dataset.images[index].key() for index in range(5)]
     assert len({*keys}) == 5
     files[1].write_bytes(files[0].read_bytes())  # what is prepared is prepared again
-    changed = [dataset.images.key(index) != key for index, key in enumerate(keys)]
+    changed = [dataset.images[index].key() != key for index, key in enumerate(keys)]
     assert changed == [False, True, False, False, False]
     write_parquet(tmp_path / "t.parquet", cells[:2], [0, -1])  # -1: the label is not published
     with pytest.raises(DataError):
@@ -320,7 +327,7 @@ def test_data_that_is_not_named_in_a_known_form_gets_a_hint(spec, hint):
 def test_a_selection_keeps_the_facts_of_images_and_a_restriction_relabels_in_the_order_asked_for():
     chosen = tiny().select(np.array([3, 0]))
     assert (chosen.ids, chosen.groups, chosen.labels.tolist()) == (("z", "w"), ("h", "g"), [1, 0])
-    np.testing.assert_array_equal(chosen.images.read(1).image, tiny().images.read(0).image)
+    np.testing.assert_array_equal(chosen.images[1].read().image, tiny().images[0].read().image)
     two = tiny().restrict(["c", "b"])
     assert (two.classes, two.ids, two.labels.tolist()) == (("c", "b"), ("x", "y", "z"), [1, 0, 1])
     with pytest.raises(UsageError):
@@ -370,7 +377,7 @@ def test_ham10000_is_read_with_its_lesions_and_the_order_of_isic(ham, from_datav
     assert dataset.labels.tolist() == [1, 0, 1]
     assert dataset.ids == ("ISIC_1", "ISIC_2", "ISIC_3")
     assert dataset.groups == ("HAM_1", "HAM_2", "HAM_1")
-    assert dataset.images.paths[1] == ham / "HAM10000_images_part_2" / "ISIC_2.jpg"
+    assert dataset.images[1].path == ham / "HAM10000_images_part_2" / "ISIC_2.jpg"
     assert dataset.augmentation == "dermoscopy"
 
 
@@ -388,7 +395,7 @@ def test_ham10000_images_and_masks_are_found_where_mirrors_put_them(ham, place, 
     if masks:
         (ham / masks).mkdir()
     dataset = load_dataset(f"ham10000:{ham}")
-    assert dataset.images.paths[0] == ham / place
+    assert dataset.images[0].path == ham / place
     assert dataset.masks == (masks and ham / masks)
 
 

@@ -319,4 +319,4 @@ def test_a_fetched_set_can_be_read(server, to):
     fetch("isic2019", to, mirror=server.url)
     dataset = load_dataset(CATALOGUE["isic2019"].data.format(folder=to))
     assert dataset.groups == ("a", "b")
-    assert dataset.images.read(0).image.ndim == 3
+    assert dataset.images[0].read().image.ndim == 3

@@ -90,6 +90,6 @@ def test_prepared_images_are_read_in_blocks(monkeypatch, images):
 def test_real_lesions_that_differ_are_never_joined(real_data):
     dataset = load_dataset(f"isic2019:{real_data / 'isic2019-mini'}")
     chosen = dataset.select(np.arange(0, len(dataset), 4))
-    images = [chosen.images.read(index).image for index in range(len(chosen))]
+    images = [chosen.images[index].read().image for index in range(len(chosen))]
     for first, second in near_duplicates(hashes_of(images)):
         assert chosen.groups[first] == chosen.groups[second]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from refusals import naming
 
-from misgiving.data.datasets.dataset import Dataset, FileImages, ImageArray
+from misgiving.data.datasets.dataset import ArrayImage, Dataset, FileImage
 from misgiving.data.splits import split_of
 from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError
@@ -29,12 +29,12 @@ SETS = ("train",) * 100 + ("tune",) * 75 + ("calibrate",) * 125 + ("test",) * 50
 def data():
     noisy = noisy_set(SIZE, seed=7)
     facts = {name: getattr(noisy, name) for name in ("classes", "labels", "ids", "groups")}
-    return Dataset(name="noisy", images=ImageArray(noisy.images), **facts)
+    return Dataset(name="noisy", images=tuple(map(ArrayImage, noisy.images)), **facts)
 
 
 @pytest.fixture(scope="module")
 def hashes(data):
-    return tuple(map(data.images.key, range(SIZE)))
+    return tuple(image.key() for image in data.images)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_new_images_keep_paths_readers_and_metadata_beside_training_images(
     new = replace(
         data.select(np.arange(3)),
         name="new",
-        images=FileImages(paths),
+        images=tuple(map(FileImage, paths)),
         metadata={"age": ("30", "40", "50"), "reader_ann": (data.classes[1], "", data.classes[0])},
     )
     predicted = run.predict(new, training_data="noisy").predictions

@@ -12,11 +12,11 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 from strategies import generators
 
-from misgiving.data.datasets.dataset import ImageArray
+from misgiving.data.datasets.dataset import ArrayImage
 from misgiving.errors import DataError
 from misgiving.reproduction.ood_sets import build
 from misgiving.reproduction.ood_sets.derived import (
-    DerivedImages,
+    DerivedImage,
     bounding_box,
     box_over_image,
     box_over_share,
@@ -49,7 +49,7 @@ def held_out(tmp_path):
 
 
 def pixels(dataset):
-    return [dataset.images.read(index).image for index in range(len(dataset))]
+    return [dataset.images[index].read().image for index in range(len(dataset))]
 
 
 def is_black(image):
@@ -67,10 +67,10 @@ def test_skin_is_cut_out_unchanged_beside_the_lesion(held_out):
 
 
 def test_skin_stays_out_of_the_dark_rim(held_out):
-    images = held_out.images.images.copy()
+    images = np.stack([image.pixels for image in held_out.images])
     rows, columns = np.mgrid[:HEIGHT, :WIDTH]
     images[:, (rows - 30) ** 2 + (columns - 40) ** 2 > 38**2] = 12
-    rimmed = replace(held_out, images=ImageArray(images))
+    rimmed = replace(held_out, images=tuple(map(ArrayImage, images)))
     for seed in range(5):
         assert all(image.min() > 12 for image in pixels(build("derm_skin", rimmed, seed=seed)))
 
@@ -85,7 +85,7 @@ def test_a_derived_set_samples_images_in_order_with_their_groups_and_keys_by_mas
     assert places == sorted(set(places))
     rows, columns = np.mgrid[:HEIGHT, :WIDTH]
     save_mask(held_out.masks, "lesion0", (rows < 30) & (columns > 20) & (columns < 79))
-    assert build(name, held_out, seed=0).images.key(0) != made.images.key(0)
+    assert build(name, held_out, seed=0).images[0].key() != made.images[0].key()
 
 
 def test_a_mask_of_another_size_is_stretched_over_the_image(held_out):
@@ -118,9 +118,9 @@ def test_what_cannot_be_built_is_refused(held_out):
 
 def test_an_image_without_mask_is_located_automatically(held_out):
     (held_out.masks / "lesion0_segmentation.png").unlink()
-    images = held_out.images.images.copy()
+    images = np.stack([image.pixels for image in held_out.images])
     images[0, 20:32, 30:44] //= 3
-    built = build("b_box", replace(held_out, images=ImageArray(images)), seed=0)
+    built = build("b_box", replace(held_out, images=tuple(map(ArrayImage, images))), seed=0)
     assert "lesion located automatically in 1" in built.contents
     assert is_black(pixels(built)[0])[21:31, 31:43].all()
 
@@ -224,7 +224,7 @@ def test_a_black_box_changes_only_pixels_inside_and_a_crop_keeps_only_those(lesi
     image = random.integers(1, 256, (*lesion.shape, 3)).astype(np.uint8)
     box, before = bounding_box(lesion), image.copy()
     boxed, crop = (
-        DerivedImages(ImageArray(image[None]), kind, ((box, False),)).read(0).image
+        DerivedImage(ArrayImage(image), kind, (box, False)).read().image
         for kind in ("b_box", "derm_skin")
     )
     black = np.zeros(lesion.shape, dtype=bool)

@@ -96,7 +96,7 @@ def test_real_lesions_are_found(real_data):
     for index, identity in enumerate(dataset.ids):
         path = dataset.masks / f"{identity}_segmentation.png"
         mask = decode(path.read_bytes(), str(path))[..., 0] >= 128
-        overlaps.append(overlap(locate_lesion(dataset.images.read(index).image), mask))
+        overlaps.append(overlap(locate_lesion(dataset.images[index].read().image), mask))
     assert np.mean(overlaps) > 0.7
 
 
@@ -148,7 +148,7 @@ def test_masks_are_found_by_the_name_of_the_file_without_its_folder(photos, tmp_
     assert mask_of(tmp_path / "masks", "NV/one.png") == tmp_path / "masks/one_segmentation.png"
     boxed = build("b_box", with_masks(photos, str(tmp_path / "masks")), seed=0)
     assert "automatically" not in boxed.contents
-    black = (boxed.images.read(0).image == 0).all(axis=2)
+    black = (boxed.images[0].read().image == 0).all(axis=2)
     assert np.argwhere(black).min(axis=0).tolist() == [5, 6]
     assert np.argwhere(black).max(axis=0).tolist() == [8, 15]
 

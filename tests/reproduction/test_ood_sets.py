@@ -37,7 +37,7 @@ def folder(tmp_path):
 
 
 def pixels(dataset):
-    return [dataset.images.read(index).image for index in range(len(dataset))]
+    return [dataset.images[index].read().image for index in range(len(dataset))]
 
 
 @pytest.mark.parametrize("name", OOD_SETS)
@@ -47,7 +47,7 @@ def test_a_set_has_one_class_the_settings_of_the_held_out_images_and_bytes_by_se
     assert ood.select(np.arange(3)).sets == ()
     assert (ood.name, ood.classes, set(ood.labels.tolist())) == (name, ("ood",), {0})
     assert ood.preprocessing == held_out.preprocessing
-    assert [*map(ood.images.key, range(len(ood)))] == [*map(again.images.key, range(len(again)))]
+    assert [image.key() for image in ood.images] == [image.key() for image in again.images]
     np.testing.assert_array_equal(pixels(ood)[2], pixels(again)[2])
 
 
@@ -146,7 +146,7 @@ def photos(tmp_path):
 
 
 def write_split_of(run, photos, sets):
-    hashes = tuple(sha256_of(path.read_bytes()) for path in photos.images.paths)
+    hashes = tuple(sha256_of(path.read_bytes()) for path in [image.path for image in photos.images])
     write_split(run / "split.csv", Split(photos.ids, hashes, sets, ("x",) * 4, photos.groups))
 
 
@@ -161,7 +161,7 @@ def test_training_images_are_known_by_their_content_and_not_by_their_name(photos
     write_split_of(tmp_path / "run", photos, ("train",) * 4)
     with pytest.raises(UsageError):
         without_training_images(photos, tmp_path / "run")
-    for path in photos.images.paths:
+    for path in [image.path for image in photos.images]:
         Image.fromarray(np.full((20, 30, 3), 7, dtype=np.uint8)).save(path)
     assert without_training_images(photos, tmp_path / "run").ids == photos.ids
 

@@ -15,10 +15,10 @@ from jaxtyping import Int, UInt8
 
 from misgiving.data.datasets.dataset import (
     Dataset,
-    EncodedImages,
+    EncodedImage,
     HashedImage,
-    ImageSource,
     LabelledImages,
+    SourceImage,
     without,
 )
 from misgiving.data.datasets.tags import with_tags
@@ -146,20 +146,20 @@ def prepare(
     return images
 
 
-def preprocessed(images: ImageSource, index: int, preprocessing: Preprocessing) -> HashedImage:
-    """Square of one image as the model sees it, and the hash of its content."""
-    if isinstance(images, EncodedImages):  # which are decoded no larger than necessary
-        data, name = images.encoded(index)
+def preprocessed(image: SourceImage, preprocessing: Preprocessing) -> HashedImage:
+    """Square of an image as the model sees it, and the hash of its content."""
+    if isinstance(image, EncodedImage):  # which is decoded no larger than necessary
+        data, name = image.encoded()
         return HashedImage(sha256_of(data), preprocessing.from_file(data, name))
-    name, image = images.read(index)
-    return HashedImage(name, preprocessing(image))
+    name, pixels = image.read()
+    return HashedImage(name, preprocessing(pixels))
 
 
 def bad_images(dataset: Dataset, report: Report) -> list[BadImage]:
     """The images that cannot be read; JPEG files are decoded as small as possible."""
     bad = []
     work = returning_bad_images(
-        lambda index: preprocessed(dataset.images, index, TINY).hash, dataset.ids
+        lambda index: preprocessed(dataset.images[index], TINY).hash, dataset.ids
     )
     for done, result in enumerate(in_order(work, len(dataset)), start=1):
         bad += [result] if isinstance(result, BadImage) else []
@@ -169,7 +169,7 @@ def bad_images(dataset: Dataset, report: Report) -> list[BadImage]:
 
 def _entry_name(dataset: Dataset, preprocessing: Preprocessing) -> str:
     """SHA-256 of everything that determines the pixels; labels do not."""
-    key = returning_bad_images(dataset.images.key, dataset.ids)  # a file may be gone
+    key = returning_bad_images(lambda index: dataset.images[index].key(), dataset.ids)  # or gone
     return sha256_of_json(
         {
             "format": CACHE_FORMAT,
@@ -193,7 +193,7 @@ def _load(folder: Path, dataset: Dataset, shape: tuple[int, ...]) -> ImageSet | 
             return None
     except Exception:  # numpy's reader raises almost anything on damaged files
         return None
-    retry = returning_bad_images(dataset.images.read, dataset.ids)
+    retry = returning_bad_images(lambda index: dataset.images[index].read(), dataset.ids)
     hashes = np.array(record["hashes"])
     for index in np.flatnonzero(hashes == ""):
         if not isinstance(retry(int(index)), BadImage):
@@ -227,7 +227,7 @@ def _write(
     bad: list[BadImage] = []
     nothing = HashedImage("", np.zeros(shape[1:], dtype=np.uint8))
     work = returning_bad_images(
-        lambda index: preprocessed(dataset.images, index, preprocessing), dataset.ids
+        lambda index: preprocessed(dataset.images[index], preprocessing), dataset.ids
     )
     with (
         closing(in_order(work, len(dataset))) as images,

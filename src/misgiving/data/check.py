@@ -115,7 +115,7 @@ def data_check(
 def _facts_of(dataset: Dataset, index: int) -> Facts | str:
     """Facts of an image, or in one line the reason why it cannot be read."""
     try:
-        content, image = dataset.images.read(index)
+        content, image = dataset.images[index].read()
         pixels = sha256_of(f"{image.shape}".encode() + image.tobytes())
         return content, pixels, picture_hash(image), int(image.max())
     except Exception as failure:  # whatever happens, the other images are still checked

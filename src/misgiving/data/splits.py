@@ -6,7 +6,6 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from fractions import Fraction
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -314,7 +313,7 @@ def without_training_images(dataset: Dataset, run: Path) -> Dataset:
         UsageError: None is left.
     """
     trained = read_split(run / "split.csv").hashes_of("train")
-    hashed = returning_bad_images(partial(hash_of, dataset.images), dataset.ids)
+    hashed = returning_bad_images(lambda index: hash_of(dataset.images[index]), dataset.ids)
     rows = np.flatnonzero([content not in trained for content in in_order(hashed, len(dataset))])
     if not len(rows):
         raise UsageError(f"{run} was trained on all images of {dataset.name}; give others")

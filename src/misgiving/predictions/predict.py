@@ -17,7 +17,7 @@ from misgiving.checkpoint import Checkpoint, load
 from misgiving.data.cache import ImageSet, Report, prepare
 from misgiving.data.check import related_groups
 from misgiving.data.datasets import load_dataset
-from misgiving.data.datasets.dataset import Dataset, FileImages
+from misgiving.data.datasets.dataset import Dataset, FileImage
 from misgiving.data.datasets.tags import with_tags
 from misgiving.data.decoding import FAIL, SKIP, BadImage, BadImagesError
 from misgiving.errors import DataError, ExplainedError, Parameter
@@ -296,10 +296,10 @@ def _columns(dataset: Dataset, predictions: Predictions) -> dict[str, Any]:
         value_of = dict(zip(dataset.ids, values, strict=True))
         return tuple(str(value_of.get(name, "")) for name in predictions.ids)
 
-    files = dataset.images
+    files = [image.path for image in dataset.images if isinstance(image, FileImage)]
     columns = {name: column(values) for name, values in dataset.metadata.items()}
     return {
         "readers": answers_of(columns, predictions.classes),
         "metadata": {name: columns[name] for name in columns if not named(name, READER_COLUMN)},
-        "paths": column(files.paths) if isinstance(files, FileImages) else None,
+        "paths": column(files) if files else None,
     }

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from misgiving.csv_tables import write_csv
-from misgiving.data.datasets.dataset import SET_NAMES, Dataset, FileImages, ImageArray
+from misgiving.data.datasets.dataset import SET_NAMES, ArrayImage, Dataset, FileImage
 from misgiving.data.datasets.medmnist import read_medmnist
 from misgiving.data.datasets.parquet import parquet_images
 from misgiving.data.datasets.tables import (
@@ -111,7 +111,7 @@ def read_folder(place: str) -> Dataset:
         labels=np.repeat(np.array(labels), [count for count in counts if count]),
         ids=ids,
         groups=("",) * len(ids),
-        images=FileImages(paths),
+        images=tuple(map(FileImage, paths)),
         sets=tuple(np.repeat(sets, counts).tolist()) if are_sets else (),
         ignored=ignored,
         empty=tuple(sorted({name for _, name in places} - {*classes})),
@@ -189,7 +189,7 @@ def unlabelled_images(places: Sequence[Path], *, name: str) -> Dataset:
         labels=np.zeros(len(ids), dtype=np.int64),
         ids=tuple(ids),
         groups=("",) * len(ids),
-        images=FileImages(tuple(map(Path, ids))),
+        images=tuple(FileImage(Path(name)) for name in ids),
         contents=f"{len(ids)} images of {name}",
         ignored=ignored,
     )
@@ -232,7 +232,7 @@ def write_ood_set(dataset: Dataset, folder: Path, *, seed: int) -> Path:
     with whole_folder(folder) as partial_folder:
         rows = []
         for index, identity in enumerate(dataset.ids):
-            image = dataset.images.read(index).image
+            image = dataset.images[index].read().image
             Image.fromarray(image).save(partial_folder / _file_name(identity))
             height, width = image.shape[:2]
             pixels = sha256_of(f"{height} {width} ".encode() + image.tobytes())
@@ -263,7 +263,7 @@ def _read_digits(_: str) -> Dataset:
         labels=bunch.target.astype(np.int64),
         ids=ids,
         groups=("",) * len(ids),
-        images=ImageArray(np.repeat(ink[..., None], 3, axis=3)),
+        images=tuple(map(ArrayImage, np.repeat(ink[..., None], 3, axis=3))),
         preprocessing=Preprocessing(image_size=16, crop=1.0, color_constancy="none"),
         contents="1797 handwritten digits of 8 x 8 pixels from scikit-learn",
     )
@@ -280,7 +280,7 @@ def write_sample(folder: Path, *, new: bool = False) -> None:
             (partial / name).mkdir()
         for index in order[CALIBRATION_IMAGES:] if new else order[:CALIBRATION_IMAGES]:
             file = partial / digits.classes[digits.labels[index]] / f"{digits.ids[index]}.png"
-            Image.fromarray(digits.images.read(index).image).save(file)
+            Image.fromarray(digits.images[index].read().image).save(file)
 
 
 FORMS: dict[str, tuple[str, Callable[[str], Dataset]]] = {

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
-from jaxtyping import UInt8
 
 from misgiving.arrays import Classes, Picture, Rows, Units
 from misgiving.data.decoding import BadImage, BadImagesError, decode, read_bytes, unreadable
@@ -35,46 +34,39 @@ class HashedImage(NamedTuple):
 
 
 @runtime_checkable
-class ImageSource(Protocol):
-    """Images that can be read one at a time, from any thread."""
+class SourceImage(Protocol):
+    """An image that is not decoded yet, and that any thread may read."""
 
-    def read(self, index: int) -> HashedImage:
-        """Decode one image and hash its content."""
+    def read(self) -> HashedImage:
+        """Decode the image and hash its content."""
 
-    def key(self, index: int) -> str:
+    def key(self) -> str:
         """Identity that is quick to determine and changes with the content."""
 
-    def select(self, indices: Rows) -> "ImageSource":
-        """These images in this order."""
 
-
-class EncodedImages(ABC):
-    """Images that are encoded, as JPEG or PNG for example."""
+class EncodedImage(ABC):
+    """An image that is encoded, as JPEG or PNG for example."""
 
     @abstractmethod
-    def encoded(self, index: int) -> tuple[bytes, str]:
-        """Content of one image, and its name for messages."""
+    def encoded(self) -> tuple[bytes, str]:
+        """Content of the image, and its name for messages."""
 
-    def read(self, index: int) -> HashedImage:
-        data, name = self.encoded(index)
+    def read(self) -> HashedImage:
+        data, name = self.encoded()
         return HashedImage(sha256_of(data), decode(data, name))
 
 
 @dataclass(frozen=True, eq=False)
-class FileImages(EncodedImages):
-    """Image files; the key is absolute path, size and time of change."""
+class FileImage(EncodedImage):
+    """An image file; the key is absolute path, size and time of change."""
 
-    paths: tuple[Path, ...]
+    path: Path
 
-    def encoded(self, index: int) -> tuple[bytes, str]:
-        path = self.paths[index]
-        return read_bytes(path), str(path)
+    def encoded(self) -> tuple[bytes, str]:
+        return read_bytes(self.path), str(self.path)
 
-    def key(self, index: int) -> str:
-        return file_key(self.paths[index])
-
-    def select(self, indices: Rows) -> "FileImages":
-        return FileImages(tuple(self.paths[index] for index in indices))
+    def key(self) -> str:
+        return file_key(self.path)
 
 
 def file_key(path: Path) -> str:
@@ -87,26 +79,21 @@ def file_key(path: Path) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class ImageArray:
-    """Images in memory; the key is the hash of the pixels."""
+class ArrayImage:
+    """An image in memory; the key is the hash of the pixels."""
 
-    images: UInt8[np.ndarray, "n height width 3"]
+    pixels: Picture
 
-    def read(self, index: int) -> HashedImage:
-        return HashedImage(self.key(index), self.images[index])
+    def read(self) -> HashedImage:
+        return HashedImage(self.key(), self.pixels)
 
-    def key(self, index: int) -> str:
-        return sha256_of(self.images[index].tobytes())
-
-    def select(self, indices: Rows) -> "ImageArray":
-        return ImageArray(self.images[indices])
+    def key(self) -> str:
+        return sha256_of(self.pixels.tobytes())
 
 
-def hash_of(images: ImageSource, index: int) -> str:
-    """SHA-256 of the content of one image, which is not decoded for it."""
-    if isinstance(images, EncodedImages):
-        return sha256_of(images.encoded(index)[0])
-    return images.read(index).hash
+def hash_of(image: SourceImage) -> str:
+    """SHA-256 of the content of an image, which is not decoded for it."""
+    return sha256_of(image.encoded()[0]) if isinstance(image, EncodedImage) else image.read().hash
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -165,12 +152,12 @@ class LabelledImages:
 
 
 def _chosen(values: Any, rows: Rows) -> Any:
-    """The values for these images, in this order, as a source of pixels or by column."""
+    """The values for these images, in this order, also by column."""
     if isinstance(values, Mapping):
         return {name: _chosen(column, rows) for name, column in values.items()}
-    if isinstance(values, tuple):
-        return tuple(values[row] for row in rows) if values else ()
-    return values[rows] if isinstance(values, np.ndarray) else values.select(rows)
+    if isinstance(values, np.ndarray):
+        return values[rows]
+    return tuple(values[row] for row in rows) if values else ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -179,7 +166,7 @@ class Dataset(LabelledImages):
 
     Attributes:
         name: The name that was asked for, such as `folder:photos`.
-        images: Source of the pixels.
+        images: What reads the pixels of each.
         preprocessing: Suits this kind of data.
         augmentation: Preset of `AUGMENTATIONS` that suits this kind of data.
         contents: One sentence for a report, where the name does not say enough.
@@ -194,7 +181,7 @@ class Dataset(LabelledImages):
     BY_ROW = (*LabelledImages.BY_ROW, "images", "metadata")
 
     name: str
-    images: ImageSource
+    images: tuple[SourceImage, ...]
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     augmentation: str = "light"
     contents: str = ""

@@ -14,9 +14,8 @@ from threading import Lock
 from weakref import finalize
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 
-from misgiving.arrays import Rows
 from misgiving.data.datasets.dataset import SET_NAMES, Dataset, HashedImage, file_key
 from misgiving.data.preprocessing import LARGEST_SIDE, Preprocessing
 from misgiving.errors import DataError, explain_damage
@@ -83,29 +82,20 @@ class PackedArray:
 
 
 @dataclass(frozen=True, eq=False)
-class PackedImages:
-    """Images of arrays of an `.npz` file; the key is that of the file, with array and row.
+class PackedImage:
+    """A row of an array of an `.npz` file; the key is that of the file, with array and row."""
 
-    `rows` has the position of an array in `arrays`, and a row of it, for each image.
-    """
+    array: PackedArray
+    row: int
 
-    arrays: tuple[PackedArray, ...]
-    rows: Int[np.ndarray, "n 2"]
-
-    def read(self, index: int) -> HashedImage:
-        number, row = self.rows[index].tolist()
-        image = np.array(self.arrays[number][row])
+    def read(self) -> HashedImage:
+        image = np.array(self.array[self.row])
         if image.ndim == 2:
             image = np.repeat(image[..., None], 3, axis=2)
         return HashedImage(sha256_of(image.tobytes()), image)
 
-    def key(self, index: int) -> str:
-        number, row = self.rows[index].tolist()
-        array = self.arrays[number]
-        return f"{file_key(array.path)}|{array.name}|{row}"
-
-    def select(self, indices: Rows) -> "PackedImages":
-        return PackedImages(self.arrays, self.rows[indices])
+    def key(self) -> str:
+        return f"{file_key(self.array.path)}|{self.array.name}|{self.row}"
 
 
 def read_medmnist(place: str) -> Dataset:
@@ -146,7 +136,7 @@ def read_medmnist(place: str) -> Dataset:
         labels=np.searchsorted(present, labels.astype(np.int64)),
         ids=ids,
         groups=("",) * len(ids),
-        images=PackedImages(arrays, np.array(rows)),
+        images=tuple(PackedImage(arrays[number], row) for number, row in rows),
         sets=tuple(SET_NAMES[ARRAY_SETS[number]] for number, _ in rows),
         preprocessing=Preprocessing(image_size=size, crop=1.0, color_constancy="none"),
         augmentation=augmentation,

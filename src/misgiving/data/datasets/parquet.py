@@ -1,15 +1,13 @@
 """Parquet files that hold encoded images, as Hugging Face's `datasets` writes them."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from misgiving.arrays import Rows
-from misgiving.data.datasets.dataset import SET_NAMES, EncodedImages, file_key
+from misgiving.data.datasets.dataset import SET_NAMES, EncodedImage, file_key
 from misgiving.data.decoding import read_bytes
 from misgiving.errors import explain_damage
 from misgiving.parquet_tables import read_parquet
@@ -21,28 +19,23 @@ _reading = Lock()
 
 
 @dataclass(frozen=True, eq=False)
-class ParquetImages(EncodedImages):
-    """Images in Parquet files.
+class ParquetImage(EncodedImage):
+    """An image in a row group of a Parquet file; its path is read where the file lacks it."""
 
-    `places` has file, row group and row in it for each image, and its path, which is read where the
-    file does not hold the image.
-    """
+    file: Path
+    group: int
+    row: int
+    path: Path
 
-    places: Sequence[tuple[Path, int, int, Path]]
+    def encoded(self) -> tuple[bytes, str]:
+        with explain_damage(self.file, remedy=MAKE_AGAIN), _reading:
+            images = _images_of(self.file, self.group, file_key(self.file))
+            data = images[self.row]["bytes"] or read_bytes(self.path)
+        return data, f"{self.file}: row {self.row} of row group {self.group}"
 
-    def encoded(self, index: int) -> tuple[bytes, str]:
-        file, group, row, path = self.places[index]
-        with explain_damage(file, remedy=MAKE_AGAIN), _reading:
-            data = _images_of(file, group, file_key(file))[row]["bytes"] or read_bytes(path)
-        return data, f"{file}: row {row} of row group {group}"
-
-    def key(self, index: int) -> str:
-        file, *position, path = self.places[index]
-        beside = file_key(path) if path.is_file() else ""
-        return f"{file_key(file)}|{position}|{beside}"
-
-    def select(self, indices: Rows) -> "ParquetImages":
-        return ParquetImages([self.places[index] for index in indices])
+    def key(self) -> str:
+        beside = file_key(self.path) if self.path.is_file() else ""
+        return f"{file_key(self.file)}|{[self.group, self.row]}|{beside}"
 
 
 @lru_cache(GROUPS_IN_MEMORY)
@@ -53,13 +46,13 @@ def _images_of(file: Path, group: int, _: str) -> list[dict[str, Any]]:
     return images
 
 
-def parquet_images(place: Path) -> ParquetImages | None:
-    """The images of `parquet_rows`, which stay in the files; None where these hold none."""
+def parquet_images(place: Path) -> tuple[ParquetImage, ...]:
+    """The images of `parquet_rows`, which stay in the files; empty where these hold none."""
     if not (files := parquet_files(place)):
-        return None
+        return ()
     from pyarrow.parquet import ParquetFile  # a tenth of a second
 
-    places = []
+    held = []
     for file in files:
         with explain_damage(file, remedy=MAKE_AGAIN):
             content = ParquetFile(file)
@@ -69,8 +62,8 @@ def parquet_images(place: Path) -> ParquetImages | None:
         paths = (file.parent / str(image and image["path"]) for image in images)
         for group in range(content.num_row_groups):
             rows = range(content.metadata.row_group(group).num_rows)
-            places += [(file, group, row, next(paths)) for row in rows]
-    return ParquetImages(places) if places else None
+            held += [ParquetImage(file, group, row, next(paths)) for row in rows]
+    return tuple(held)
 
 
 def parquet_rows(place: Path) -> list[dict[str, Any]]:

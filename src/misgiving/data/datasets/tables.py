@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from misgiving.csv_tables import csv_rows
-from misgiving.data.datasets.dataset import SET_NAMES, Dataset, FileImages, ImageSource
+from misgiving.data.datasets.dataset import SET_NAMES, Dataset, FileImage, SourceImage
 from misgiving.data.datasets.parquet import parquet_files, parquet_images, parquet_rows
 from misgiving.data.decoding import read_bytes
 from misgiving.errors import DataError, explain_damage
@@ -62,7 +62,7 @@ def labelled_table(table: Path, rows: "DataFrame") -> Dataset:
         labels=rows["label"].tolist(),
         classes=sorted({*rows["label"]}),
         ids=ids,
-        images=parquet_images(table) or FileImages(paths),
+        images=parquet_images(table) or tuple(map(FileImage, paths)),
         metadata={str(name): str(name) for name in rows if name not in OWN_COLUMNS},
     )
     return replace(dataset, sets=_published_sets(table, rows))
@@ -103,7 +103,7 @@ def read_isic2019(place: str) -> Dataset:
         labels=marked.idxmax(axis=1).tolist(),
         classes=cells.columns.tolist(),
         ids=ids,
-        images=FileImages(tuple(images / name for name in names)),
+        images=tuple(FileImage(images / name) for name in names),
         metadata=ISIC_METADATA,
         augmentation="dermoscopy",
         masks=folder / "masks" if (folder / "masks").is_dir() else None,
@@ -152,7 +152,7 @@ def read_ham10000(place: str) -> Dataset:
         labels=labels.tolist(),
         classes=HAM_CLASSES,
         ids=ids,
-        images=FileImages(tuple(paths[name] for name in names)),
+        images=tuple(FileImage(paths[name]) for name in names),
         metadata=HAM_METADATA,
         augmentation="dermoscopy",
         masks=masks,
@@ -166,7 +166,7 @@ def dataset_of_rows(
     labels: Sequence[str],
     classes: Sequence[str],
     ids: Sequence[str],
-    images: ImageSource,
+    images: tuple[SourceImage, ...],
     metadata: Mapping[str, str],
     masks: Path | None = None,
     augmentation: str = "light",

@@ -3,7 +3,7 @@
 import warnings
 from dataclasses import replace
 
-from misgiving.data.datasets.dataset import Dataset, FileImages
+from misgiving.data.datasets.dataset import Dataset, FileImage
 from misgiving.data.decoding import is_dicom
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.groups import groups_of_columns
@@ -15,8 +15,7 @@ def with_tags(dataset: Dataset, settings: Preprocessing) -> Dataset:
 
     A group is the hash of a tag, usually the patient's; groups that the data name are kept.
     """
-    images = dataset.images
-    paths = images.paths if isinstance(images, FileImages) else ()
+    paths = [image.path for image in dataset.images if isinstance(image, FileImage)]
     rows = [row for row, path in enumerate(paths) if is_dicom(path)]
     if not rows:
         return dataset

@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from misgiving.arrays import Picture
 from misgiving.data.cache import bad_images
 from misgiving.data.datasets import load_dataset, unlabelled_images
-from misgiving.data.datasets.dataset import Dataset, ImageArray, without
+from misgiving.data.datasets.dataset import ArrayImage, Dataset, without
 from misgiving.data.decoding import (
     FAIL,
     BadImage,
@@ -23,7 +23,7 @@ from misgiving.data.decoding import (
 )
 from misgiving.data.splits import without_training_images
 from misgiving.registry import Registry
-from misgiving.reproduction.ood_sets.derived import DERIVED_SETS, DerivedImages, derive, ood_dataset
+from misgiving.reproduction.ood_sets.derived import DERIVED_SETS, DerivedImage, derive, ood_dataset
 from misgiving.reproduction.published import PAPER_IMAGES
 
 SCIKIT_IMAGE = "scikit-image"
@@ -72,7 +72,7 @@ def picture_crops(
         name,
         tuple(f"{name}-{number:04d}" for number in range(NUM_CROPS)),
         groups=tuple(sources.tolist()),
-        images=ImageArray(np.concatenate(crops)),
+        images=tuple(map(ArrayImage, np.concatenate(crops))),
         contents=f"{NUM_CROPS} crops of {CROP_SIZE} x {CROP_SIZE} pixels from {described} in "
         "scikit-image",
     )
@@ -143,9 +143,9 @@ def _contents(drawn: Dataset) -> str:
     """Number and origin of the images of a set, and what is missing."""
     counts = Counter(group for group in drawn.groups if group)
     origin = drawn.contents
-    if isinstance(drawn.images, DerivedImages):
-        automatic = sum(located for _, located in drawn.images.regions)
-        origin = f"{len(drawn)} images with {DERIVED_SETS[drawn.images.kind][1]}"
+    if derived := [image for image in drawn.images if isinstance(image, DerivedImage)]:
+        automatic = sum(image.region[1] for image in derived)
+        origin = f"{len(drawn)} images with {DERIVED_SETS[derived[0].kind][1]}"
         origin += f"; lesion located automatically in {automatic}" if automatic else ""
     elif not origin and len(counts) in (0, len(drawn)):
         origin = f"{len(drawn)} images, resampled one by one as their sources are not known"

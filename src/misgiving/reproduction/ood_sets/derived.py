@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 
 from misgiving.arrays import PixelMask
-from misgiving.data.datasets.dataset import Dataset, HashedImage, ImageSource
+from misgiving.data.datasets.dataset import Dataset, HashedImage, SourceImage
 from misgiving.data.decoding import decode, in_order, read_bytes
 from misgiving.errors import DataError
 from misgiving.files import sha256_of
@@ -149,7 +149,7 @@ def _by_lesion(
 
     A located lesion is widened by the margin, a share of the image's shorter side.
     """
-    image, identity = dataset.images.read(index).image, dataset.ids[index]
+    image, identity = dataset.images[index].read().image, dataset.ids[index]
     path = None if dataset.masks is None else mask_of(dataset.masks, identity)
     if path is None:
         lesion = widened(locate_lesion(image), margin * min(image.shape[:2]))
@@ -168,7 +168,7 @@ def _by_lesion(
 
 def _over_ink(dataset: Dataset, index: int, _seed: int) -> Region:
     """Box the pixels at least half as dark as the darkest; fainter ones are soft edges."""
-    darkness = 255 - dataset.images.read(index).image.mean(axis=2)
+    darkness = 255 - dataset.images[index].read().image.mean(axis=2)
     return bounding_box(darkness >= darkness.max() / 2), False
 
 
@@ -192,27 +192,23 @@ DERIVED_SETS: Mapping[str, tuple[Callable[[Dataset, int, int], Region | None], s
 
 
 @dataclass(frozen=True, eq=False)
-class DerivedImages:
-    """Images of another source, boxed or cropped when they are read."""
+class DerivedImage:
+    """Another image, boxed or cropped when it is read."""
 
-    source: ImageSource
+    source: SourceImage
     kind: str
-    regions: tuple[Region, ...]
+    region: Region
 
-    def read(self, index: int) -> HashedImage:
-        image, (box, _) = self.source.read(index).image, self.regions[index]
+    def read(self) -> HashedImage:
+        image, (box, _) = self.source.read().image, self.region
         changed = image[box] if self.kind == CROPPED else image.copy()
         if self.kind != CROPPED:
             changed[box] = 0
         return HashedImage(sha256_of(changed.tobytes()), changed)
 
-    def key(self, index: int) -> str:
+    def key(self) -> str:
         """Image and region; the region depends on seed and mask."""
-        return f"{self.kind}|{self.regions[index][0]}|{self.source.key(index)}"
-
-    def select(self, indices: Int[np.ndarray, " m"]) -> "DerivedImages":
-        regions = tuple(self.regions[index] for index in indices)
-        return DerivedImages(self.source.select(indices), self.kind, regions)
+        return f"{self.kind}|{self.region[0]}|{self.source.key()}"
 
 
 def derive(name: str, held_out: Dataset, seed: int) -> Dataset:
@@ -227,7 +223,8 @@ def derive(name: str, held_out: Dataset, seed: int) -> Dataset:
         raise DataError(f"{held_out.name}: no held-out image is suitable for {name}; give masks")
     chosen = held_out.select(np.array([*regions]))
     ids = tuple(f"{name}-{identity}" for identity in chosen.ids)
-    images = DerivedImages(chosen.images, name, tuple(regions.values()))
+    pairs = zip(chosen.images, regions.values(), strict=True)
+    images = tuple(DerivedImage(image, name, region) for image, region in pairs)
     left_out = len(held_out) - len(ids)
     # An image and what is made of it are of one group.
     groups = tuple(names_of_groups(chosen.groups, chosen.ids))
