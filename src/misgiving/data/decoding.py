@@ -277,9 +277,8 @@ def decode_reduced(
     """Decode an image, and let a JPEG decoder reduce it, which leaves out most of its work.
 
     `largest` gives the largest acceptable reduction for an upright height and width; `frame` counts
-    from 1, where a file has several; `loaded` keeps what was decoded of this image, by its frame
-    and reduction, for the next call. Returns the upright RGB image, height and width in the file,
-    and pixels of the file per pixel of the image.
+    from 1; `loaded` keeps what was decoded, by frame and reduction, for the next call. Returns the
+    upright RGB image, height and width in the file, and pixels of the file per pixel of the image.
     """
     loaded = {} if loaded is None else loaded
     try:
@@ -292,13 +291,11 @@ def decode_reduced(
         if is_jpeg and data.count(START_OF_SCAN) > MAX_SCANS < _scans(data):  # as it is slower
             raise ValueError(f"more than {MAX_SCANS} scans")
         return _load(image, largest, loaded)
-    except Image.DecompressionBombError as failure:  # Pillow's own above twice as many pixels
-        message = f"{name}: more than {max_pixels} pixels; make the image smaller"
-        raise DataError(message) from failure
+    except Image.DecompressionBombError as error:  # Pillow's own above twice as many pixels
+        raise DataError(f"{name}: more than {max_pixels} pixels; make the image smaller") from error
     except Exception as failure:  # Pillow's decoders raise almost anything on damaged files
-        reason = _reason(failure, data, formats)
         remedy = "replace it with an intact copy in JPEG or PNG, or remove it"
-        raise DataError(f"{name}: {reason}; {remedy}") from failure
+        raise DataError(f"{name}: {_reason(failure, data, formats)}; {remedy}") from failure
 
 
 def _reason(failure: Exception, data: bytes, formats: Sequence[str]) -> str:

@@ -40,22 +40,23 @@ DIGITS = Protocol(
     odin=OdinGrid(
         tuning_set="histology", temperatures=(1.0, 10.0, 1000.0), epsilons=(0.0, 0.0014, 0.004)
     ),
-    model=ModelConfig(backbone="vgg16_mini", pretrained=False),
+    model=ModelConfig(backbone="vgg16_mini", pretrained=False, dropout=0.0),
     training=TrainingConfig(
-        epochs=12, batch_size=16, learning_rate=1e-3, decay_every=3, device="cpu"
+        epochs=28, batch_size=16, learning_rate=1e-3, decay_every=7, device="cpu"
     ),
-    images=DataConfig(validation_share=0.5),
+    images=DataConfig(validation_share=0.75),
     trials=5,
     replicates=500,
     notes=(
-        "Half of the digits are trained on, so that enough validation errors remain to be ranked "
-        "(20 or more in each trial of each model when this was chosen): with the paper's 90 % this "
-        "easy task would leave next to none. With 15 %, a "
-        "difference over trials would count 5.7 test images for each training image, and nothing "
-        "could be decided.",
-        "The learning rate is ten times the paper's, a batch has 16 images, and training takes 12 "
-        "epochs with a decay every 3 (the paper: 50 and 10), because this small network starts "
-        "from random weights and has few images.",
+        "A quarter of the digits is trained on, so that trainings end in a few seconds and errors "
+        "remain to be ranked: with the paper's 90 % this easy task would leave next to none. A "
+        "difference over trials counts 3 test images for each training image.",
+        "The learning rate is ten times the paper's, a batch has 16 images, training takes 28 "
+        "epochs with a decay every 7 (the paper: 50 and 10), and there is no dropout (0.4), "
+        "because this small network starts from random weights and has few images. With dropout "
+        "it was still learning at the end. Without it twice the epochs changed the balanced "
+        "accuracy by less than a point on average over the trials, of each of vanilla, mse and "
+        "proposed; that was the rule by which these settings were chosen.",
     ),
 )
 
