@@ -101,7 +101,7 @@ class Broken(Standin):
 
 
 def test_the_cause_of_a_failure_is_logged_counted_and_hidden_from_clients(
-    serving, sqlite_place, logged, monkeypatch
+    serving, sqlite_place, logged, monkeypatch, tmp_path
 ):
     def failed(client, path):
         files = {"files": (NAME, picture())} if path == "/decisions" else None
@@ -115,7 +115,7 @@ def test_the_cause_of_a_failure_is_logged_counted_and_hidden_from_clients(
     monkeypatch.setattr("misgiving.serve.service.check_store", fails)
     for name in ("add", "page"):
         monkeypatch.setattr(Store, name, fails)
-    unreachable = serving(store=Store.open(sqlite_place))
+    unreachable = serving(store=Store.open(sqlite_place), keep_images=tmp_path / "kept")
     until(lambda: unreachable.get("/health").status_code == 503)
     for path in ("/health", "/cases", "/decisions"):
         answer, line = failed(unreachable, path)
@@ -123,6 +123,7 @@ def test_the_cause_of_a_failure_is_logged_counted_and_hidden_from_clients(
         assert "database" in answer.json()["detail"]
         assert "10.0.0.3" not in answer.text
         assert line["reason"] == 'connection to "db" (10.0.0.3) failed'
+    assert not any(path.is_file() for path in tmp_path.glob("kept/*/*"))  # of no case
     assert metrics(unreachable)['misgiving_failures_total{part="store"}'] >= 3
     monkeypatch.undo()
     broken = serving(Broken())

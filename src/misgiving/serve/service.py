@@ -140,6 +140,7 @@ class Service:
         """
         if len(data) > self.settings.max_bytes:
             raise DataError(f"{name}: more than {self.settings.max_bytes} bytes; scale it down")
+        self.store.check_available()  # else its image would be kept without a case
         inputs, sha256, copy, tags = await self.decoders.decode(name, data, client)
         name = tags.pop(INSTANCE, "") or name
         group = group or hashed(tags.pop(self.model.preprocessing.group_tag, "")) or None

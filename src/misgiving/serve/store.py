@@ -70,9 +70,13 @@ class Store:
     @property
     def _writing(self) -> sa.Engine:
         """For transactions that write, of which there are none while checks fail."""
+        self.check_available()
+        return self._engine.execution_options(**{WRITING: True})
+
+    def check_available(self) -> None:
+        """Raise OperationalError if the last check has failed."""
         if self.failure is not None:
             raise OperationalError("BEGIN", None, getattr(self.failure, "orig", self.failure))
-        return self._engine.execution_options(**{WRITING: True})
 
     @classmethod
     def open(cls, location: str, *, upgrade: bool = False) -> "Store":
