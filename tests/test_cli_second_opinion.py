@@ -35,7 +35,7 @@ def place(tmp_path_factory):
     (place / "images").mkdir()
     digits = load_dataset("digits").images
     for number in range(1000, 1100):
-        Image.fromarray(digits.read(number).image).save(place / "images" / f"{number}.png")
+        Image.fromarray(digits[number].read().image).save(place / "images" / f"{number}.png")
     words = ("--second-opinion", place / "strong", "--max-error", "0.05", *CPU)
     said = call("calibrate", place / "weak", "digits", *words, cache=place / CACHE)
     assert said.code == 0, said.err
