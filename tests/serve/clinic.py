@@ -28,7 +28,7 @@ SOON = timedelta(seconds=30)  # in which a word that its reader corrects was a s
 
 @dataclass
 class Word:
-    """What a reader said of a case."""
+    """A reader's word on a case."""
 
     reader: str
     verdict: str
@@ -43,7 +43,7 @@ class Word:
 
 
 @dataclass
-class Known:
+class Entry:
     """A case as its sender knows it, and all that was said of it since."""
 
     case: dict
@@ -63,7 +63,7 @@ class Known:
 
     @property
     def standing(self):
-        """What two readers, or the first who agrees, make of the model's answer."""
+        """The model's answer by two readers, or by the first who agrees."""
         said = Counter("wrong" if word.objects else word.verdict for word in self.blind_words)
         if said["agree"] > (said["wrong"] > 0) and said["wrong"] < 2:
             return "right"
@@ -130,8 +130,8 @@ class Clinic:
         assert done.returncode == 0, done.stderr
         return " ".join(done.stderr.split())
 
-    def ask(self, name, method, path, *, found=lambda: None, **given):
-        """The answer to a request; after a kill, it is sent again if its effect is not `found`."""
+    def ask(self, name, method, path, *, effect=lambda: None, **given):
+        """The answer to a request; after a kill, it is sent again without its `effect`."""
         while not self.over:
             with suppress(httpx.TransportError):
                 response = self.clients[name].request(method, path, **given)
@@ -140,7 +140,7 @@ class Clinic:
                     return response.json() if is_json else response
                 assert response.status_code == 503, response.text  # on a busy machine
             time.sleep(0.05)
-            if answer := found():
+            if answer := effect():
                 return answer
         raise AssertionError("another thread failed")
 
@@ -187,8 +187,8 @@ class Clinic:
         for seed, number in seeds:
             images = noisy_set(size, seed=seed)
             pixels = images.images[number]
-            shown = Image.fromarray(pixels[..., [1, 2, 0]] if broken else pixels)
-            shown.save(file := io.BytesIO(), "PNG")
+            image = Image.fromarray(pixels[..., [1, 2, 0]] if broken else pixels)
+            image.save(file := io.BytesIO(), "PNG")
             files.append(("files", (f"{visit} {number}", file.getvalue() + visit.to_bytes(4))))
             is_hard = random.Random(pixels.tobytes()).random() < HARD
             truths.append("" if is_hard else CLASSES[images.labels[number]])
@@ -208,18 +208,18 @@ class Clinic:
             if case["id"] not in self.cases:
                 if result["known"]:  # stored before a kill, and before an alarm
                     case = self.ask("sender", "GET", f"/cases/{case['id']}")
-                self.cases[case["id"]] = Known(case, truth)
+                self.cases[case["id"]] = Entry(case, truth)
 
     def work(self):
         """A round of all readers and the operator."""
-        some = [id for id, known in [*self.cases.items()] if known.accepted and not known.deleted]
+        some = [id for id, entry in [*self.cases.items()] if entry.accepted and not entry.deleted]
         for reader in READERS:
             self.read(reader, 8, leave=False)
             if (id := self.chance.choice(some)) not in self.last.values():
                 self.open(reader, id, outside=True)
             if (own := self.regrets[reader]) and own[0] not in self.last.values():
-                known, opened = self.cases[own[0]], self.ask(reader, "GET", f"/cases/{own.pop(0)}")
-                self.say(reader, known, known.truth or "ungradable", opened)
+                entry, opened = self.cases[own[0]], self.ask(reader, "GET", f"/cases/{own.pop(0)}")
+                self.say(reader, entry, entry.truth or "ungradable", opened)
         self.tell()
 
     def read(self, reader, count, *, leave=True):
@@ -230,7 +230,7 @@ class Clinic:
         for id in waiting[:count]:
             self.open(reader, id)
         if leave:
-            first, second, *_ = (id for id, known in self.cases.items() if not known.deleted)
+            first, second, *_ = (id for id, entry in self.cases.items() if not entry.deleted)
             self.ask(reader, "GET", f"/cases/{second if first == self.last[reader] else first}")
         return len(waiting)
 
@@ -238,28 +238,28 @@ class Clinic:
         """Open a case, and say a word; correct it at once, later or never if it is a slip."""
         opened = self.ask(reader, "GET", f"/cases/{id}")
         until(lambda: id in self.cases or self.over)
-        known = self.cases[id]
-        is_again = any(word.reader == reader for word in known.words)
+        entry = self.cases[id]
+        is_again = any(word.reader == reader for word in entry.words)
         if is_again or not (outside or opened.get("blind")):
             return
         drawn, right = (
-            random.Random(f"{reader} {known.case['name']} {outside}"),
-            known.truth or "ungradable",
+            random.Random(f"{reader} {entry.case['name']} {outside}"),
+            entry.truth or "ungradable",
         )
         others = [name for name in (*CLASSES, "none") if name != right]
         choice = drawn.choice(others) if drawn.random() < SLIPS else right
-        now, self.last[reader] = self.say(reader, known, choice, opened), id
+        now, self.last[reader] = self.say(reader, entry, choice, opened), id
         if choice != right and drawn.random() < 0.5:
             self.regrets[reader].append(id)
         elif choice != right:
             is_taken_back = not now.get("blind") and drawn.random() < 0.5
-            self.say(reader, known, "withdraw" if is_taken_back else right, now)
-            first, second = known.words[-2:]
+            self.say(reader, entry, "withdraw" if is_taken_back else right, now)
+            first, second = entry.words[-2:]
             assert first.slip or second.at - first.at > SOON
 
-    def say(self, reader, known, choice, opened):
+    def say(self, reader, entry, choice, opened):
         """Post a word, and note it as the reader was told that it stands."""
-        id, predicted = known.case["id"], known.case["predicted_class"]
+        id, predicted = entry.case["id"], entry.case["predicted_class"]
         blind, chosen = opened.get("blind", False), choice if choice in CLASSES else None
         body = {"verdict": choice} if chosen is None else {"verdict": "override", "class": chosen}
         if not blind:
@@ -274,20 +274,20 @@ class Clinic:
             is_it = own["final_class"] == chosen if chosen else own["verdict"] == choice
             return now if is_it else None
 
-        now = self.ask(reader, "POST", f"/cases/{id}/review", json=body, found=last)
+        now = self.ask(reader, "POST", f"/cases/{id}/review", json=body, effect=last)
         review = now["answer"] if now.get("blind") else now["review"]
         verdict = "agree" if choice == predicted else review["verdict"]
         at = datetime.fromisoformat(review["reviewed_at"])
-        own = [word for word in known.words if word.reader == reader]
+        own = [word for word in entry.words if word.reader == reader]
         if own and (review["blind"] if own[-1].blind else at - own[-1].at <= SOON):
             own[-1].slip = True
-        known.words.append(Word(reader, verdict, chosen, review["blind"], at))
+        entry.words.append(Word(reader, verdict, chosen, review["blind"], at))
         return now
 
     def tell(self):
         """Tell whoever acted on some answers."""
-        found = self.ask("Olga", "GET", "/found-wrong", params={"state": ["open", "contradicted"]})
-        for answer in self.chance.sample(found["answers"], min(2, len(found["answers"]))):
+        listed = self.ask("Olga", "GET", "/found-wrong", params={"state": ["open", "contradicted"]})
+        for answer in self.chance.sample(listed["answers"], min(2, len(listed["answers"]))):
             id, state, notes = answer["id"], answer["state"], len(answer["told"])
 
             def noted(id=id, notes=notes):
@@ -295,5 +295,5 @@ class Clinic:
                 return [x for x in answers if x["id"] == id and len(x["told"]) > notes]
 
             body = {"state": state, "note": "by telephone"}
-            self.ask("Olga", "POST", f"/cases/{id}/told", json=body, found=noted)
+            self.ask("Olga", "POST", f"/cases/{id}/told", json=body, effect=noted)
             self.cases[id].told.append(state)

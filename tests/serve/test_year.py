@@ -35,7 +35,7 @@ def rows(clinic, query):
 
 
 class Year:
-    """What must be true of a clinic's service, by what its people know and by the secret draws."""
+    """The truth about a clinic's service, by what its people know and by the secret draws."""
 
     def __init__(self, clinic):
         self.clinic, self.numbers, self.pixels = clinic, {}, {}
@@ -49,24 +49,24 @@ class Year:
 
     def check(self, *policies):
         self.note_arrivals()
-        left = {id: known for id, known in self.clinic.cases.items() if not known.deleted}
-        decisions = {(id, known.case["decision"]) for id, known in left.items()}
+        left = {id: entry for id, entry in self.clinic.cases.items() if not entry.deleted}
+        decisions = {(id, entry.case["decision"]) for id, entry in left.items()}
         assert {*rows(self.clinic, "SELECT id, decision FROM cases")} == decisions
         said = Counter(
             (id, word.reader, word.verdict, word.blind)
-            for id, known in left.items()
-            for word in known.words
+            for id, entry in left.items()
+            for word in entry.words
         )
         given = rows(self.clinic, "SELECT case_id, reviewer, verdict, blind FROM reviews")
         assert Counter(given) == said
         files = {path.name for path in self.clinic.kept.glob("*/[!.]*")}  # a kill leaves locks
-        assert files == {known.case["sha256"] for known in left.values()}
+        assert files == {entry.case["sha256"] for entry in left.values()}
         self.check_found_wrong(left)
         for policy in policies:
             self.check_audit(policy)
 
     def check_found_wrong(self, left):
-        expected = {id: wrong for id, known in left.items() if (wrong := known.found_wrong)}
+        expected = {id: wrong for id, entry in left.items() if (wrong := entry.found_wrong)}
         listed = {}
         for x in self.clinic.ask("Olga", "GET", "/found-wrong")["answers"]:
             read_as = sorted(name or "none" for name in x["read_as"])
@@ -87,25 +87,25 @@ class Year:
         ((secret,),) = rows(self.clinic, query)
         counts, images = Counter(), set()
         for id in sorted(self.numbers, key=self.numbers.get):
-            known = self.clinic.cases[id]
-            if known.case["policy_fingerprint"] != policy:
+            entry = self.clinic.cases[id]
+            if entry.case["policy_fingerprint"] != policy:
                 continue
-            group, pixels = known.case["group"], self.pixels[id]
+            group, pixels = entry.case["group"], self.pixels[id]
             text = f"group {group}" if group else f"image {pixels}"
             digest = hmac.digest(secret.encode(), text.encode(), "sha256")
             is_unit = counts[group] < 20 if group else pixels not in images
-            yield known, is_unit and int.from_bytes(digest[:8]) < SHARE * 2**64
+            yield entry, is_unit and int.from_bytes(digest[:8]) < SHARE * 2**64
             counts[group] += 1
             images.add(pixels)
 
     def check_audit(self, policy):
         told = self.clinic.ask("Olga", "GET", "/audit", params={"policy": policy})
         drawn, units, audited = [*self.drawn(policy)], set(), []
-        accepted = [(known, is_audited) for known, is_audited in drawn if known.accepted]
-        repeated = [known.standing for known, is_audited in accepted if not is_audited]
-        for number, (known, is_audited) in enumerate(accepted):
-            unit = known.case["group"] or number
-            audited += [known] * (is_audited and unit not in units)
+        accepted = [(entry, is_audited) for entry, is_audited in drawn if entry.accepted]
+        repeated = [entry.standing for entry, is_audited in accepted if not is_audited]
+        for number, (entry, is_audited) in enumerate(accepted):
+            unit = entry.case["group"] or number
+            audited += [entry] * (is_audited and unit not in units)
             units |= {unit} if is_audited else set()
         standings, since = Counter(x.standing for x in audited), told["resumed_at"] or ""
         later = [x.standing == "wrong" for x in audited if x.case["received"] > since]
@@ -116,7 +116,7 @@ class Year:
             "unconfirmed": standings["unconfirmed"] + standings["ungradable"],
             "later": 0,
             "overdue": 0,
-            "accepted": sum(known.standing != "unconfirmed" for known, _ in accepted),
+            "accepted": sum(entry.standing != "unconfirmed" for entry, _ in accepted),
             "repeated": len(repeated) - repeated.count(None),
             "repeated_wrong": repeated.count("wrong"),
             "large_groups": {DEVICE: sum(x.case["group"] == DEVICE for x, _ in drawn)},
@@ -125,12 +125,12 @@ class Year:
             "share": SHARE,
         }
         assert {name: told[name] for name in expected} == expected
-        sample = [known for known, is_audited in drawn if is_audited and not known.deleted]
+        sample = [entry for entry, is_audited in drawn if is_audited and not entry.deleted]
         closed = []
-        for known in sorted(sample, key=lambda known: known.case["id"]):
-            if known.standing == "unconfirmed":
+        for entry in sorted(sample, key=lambda entry: entry.case["id"]):
+            if entry.standing == "unconfirmed":
                 break
-            closed.append((known.case["id"], known.standing, known.label))
+            closed.append((entry.case["id"], entry.standing, entry.label))
         table = rows_of(self.clinic.ask("Olga", "GET", "/audit.csv", params={"policy": policy}))
         assert [(x["id"], x["standing"], x["label"]) for x in table] == closed
         print(f"policy {policy[:12]}: {dict(standings)}, a sample of {len(closed)}")
@@ -162,27 +162,27 @@ class Year:
         clinic, patients, by_state = self.clinic, defaultdict(list), defaultdict(list)
         self.note_arrivals()
         unread = {id for (id,) in rows(clinic, "SELECT id FROM cases WHERE blind")}
-        for known in [*clinic.cases.values()]:
-            patients[known.case["group"]].append(known)
+        for entry in [*clinic.cases.values()]:
+            patients[entry.case["group"]].append(entry)
         for patient, cases in patients.items():
-            ids = {known.case["id"] for known in cases}
+            ids = {entry.case["id"] for entry in cases}
             if patient not in (None, DEVICE) and not ids & {*unread, *clinic.last.values()}:
-                for known in cases:
-                    by_state[known.found_wrong and known.found_wrong[0]].append(patient)
+                for entry in cases:
+                    by_state[entry.found_wrong and entry.found_wrong[0]].append(patient)
         chosen = {clinic.chance.choice(by_state[state]) for state in sorted(by_state, key=str)}
         chosen |= {*clinic.chance.sample(by_state[None], 5)}
         for patient in [*chosen][:5]:
             self.delete(patient, patients[patient])
 
     def delete(self, patient, cases):
-        states = [known.found_wrong[0] for known in cases if known.found_wrong]
+        states = [entry.found_wrong[0] for entry in cases if entry.found_wrong]
         untold = states.count("open") + states.count("contradicted")
         words = (self.clinic.store, "--group", patient, "--keep-images", self.clinic.kept)
         said = self.clinic.command("cases", "delete", *words)
         assert f"deleted: {len(cases)} case" in said
         assert (f"and {untold} accepted and found wrong" in said) == (untold > 0)
-        for known in cases:
-            known.deleted = True
+        for entry in cases:
+            entry.deleted = True
 
 
 @pytest.fixture
