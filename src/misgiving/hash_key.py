@@ -34,7 +34,9 @@ def hashed(identity: str) -> str:
     key = file.read_bytes().strip()
     if len(key) < KEY_BYTES:
         raise DataError(f"{file}: has fewer than {KEY_BYTES} bytes; give a longer key")
-    return hmac.new(key, identity.encode(), "sha256").hexdigest()[:HASHED_LETTERS]
+    return hmac.new(key, identity.encode(errors="surrogatepass"), "sha256").hexdigest()[
+        :HASHED_LETTERS
+    ]
 
 
 def _make(file: Path) -> None:

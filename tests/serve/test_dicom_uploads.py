@@ -53,10 +53,11 @@ def test_the_text_of_a_tag_is_as_short_and_plain_as_a_name(serving):
     model = Standin()
     model.preprocessing = Preprocessing(image_size=16, color_constancy="none", tags=("TextValue",))
     client = serving(model, formats=("DICOM", "PNG"))
-    data = dicom(smooth(), TextValue="x" * 2_000_000)
+    data = dicom(smooth(), TextValue="x" * 2_000_000, PatientID="7" * 300)
     case = post(client, data.replace(UID.encode(), b"1.2\0\r\n" + UID.encode()[6:]))
     assert case["name"] == "1.2\ufffd\ufffd\ufffd" + UID[6:]
     assert case["metadata"] == {"TextValue": "x" * 255}
+    assert case["group"] == hashed("7" * 300)  # as training and `cases delete` read it
 
 
 def test_a_service_that_does_not_name_dicom_refuses_it(serving):

@@ -154,16 +154,33 @@ def test_the_store_has_hashes_alone(store):
 def test_nothing_is_read_for_a_request_within_a_second_of_the_last_like_it(store, monkeypatch):
     monkeypatch.setattr("misgiving.serve.keys.VALID_SECONDS", 3600.0)
     keys = Keys(store)
-    assert not keys.is_recalled("")
+    assert not keys.is_recalled("", is_session=False)
     assert not keys.exist()
-    assert keys.is_recalled("")
+    assert keys.is_recalled("", is_session=False)
     keys = Keys(store)
     key, _ = keys.add("Ann", "read")
     keys.exist()
-    assert not keys.is_recalled(key)
+    assert not keys.is_recalled(key, is_session=False)
     keys.find(key)
     keys.find("a guess")
-    assert (keys.is_recalled(key), keys.is_recalled("a guess")) == (True, False)
+    assert keys.is_recalled(key, is_session=False)
+    assert not keys.is_recalled("a guess", is_session=False)
+
+
+def test_a_key_is_no_token_and_a_token_no_key_also_within_a_second(
+    serving, sqlite_place, monkeypatch
+):
+    monkeypatch.setattr("misgiving.serve.keys.VALID_SECONDS", 3600.0)
+    client, key = serving(), with_key(sqlite_place, "read", "Ann")
+    sign_in(client, key)
+    token = client.cookies["misgiving"]
+    assert client.get("/model").status_code == 200
+    client.cookies.clear()
+    swapped = {"Authorization": f"Bearer {token}"}
+    assert client.get("/model", headers=swapped).status_code == 401
+    assert client.get("/model", headers=key).status_code == 200
+    client.cookies.set("misgiving", key["Authorization"].removeprefix("Bearer "))
+    assert client.get("/model").status_code == 401
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,8 @@ class Authentication:
             return None, True
         is_use = USE.fullmatch(request) is not None
         find = partial(self._key, secret, is_session=is_session, is_use=is_use)
-        if self._keys.is_recalled(secret) and not (is_session and is_use):
+        recalled = self._keys.is_recalled(secret, is_session=is_session)
+        if recalled and not (is_session and is_use):
             return find()
         # abandoned, where the database does not answer in time
         return await to_thread.run_sync(find, abandon_on_cancel=True)

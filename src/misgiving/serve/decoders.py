@@ -250,7 +250,8 @@ def _tags(data: bytes, settings: Preprocessing) -> dict[str, str]:
     from misgiving.data.dicom import header  # needs the extra dicom
 
     tags = header(data, (INSTANCE, settings.group_tag, *settings.tags))
-    return {name: clean_name(text) for name, text in tags.items() if text}
+    identity = {settings.group_tag: tags.pop(settings.group_tag)}  # is hashed as it is
+    return {name: clean_name(text) for name, text in tags.items() if text} | identity
 
 
 def clean_name(name: str, otherwise: str = "image") -> str:

@@ -24,6 +24,7 @@ IDLE_TIME = timedelta(minutes=15)  # after which a browser must sign in again
 VALID_SECONDS = 1.0  # for which a key that was found holds
 MAX_RECALLED = 1000  # keys and sessions
 ANY = "any"  # name of the fact that there is a key
+KEY, SESSION = "key ", "session "  # before the hash of one that was found
 USE_TIME = timedelta(minutes=1)  # between two notes that a session is in use
 
 
@@ -93,18 +94,19 @@ class Keys:
         """True once there was a key: after the last is revoked, nobody gets in."""
         return bool(self._recall(ANY, lambda: self._first(select(KEYS.c.number))))
 
-    def is_recalled(self, secret: str) -> bool:
-        """True if nothing need be read to answer for a secret, or for none."""
+    def is_recalled(self, secret: str, *, is_session: bool) -> bool:
+        """True if nothing need be read to answer for a key or a token, or for none."""
         now, (until, exist) = time.monotonic(), self._recalled.get(ANY, (0.0, None))
         needs_none = not (exist and secret)
-        return now < until and (needs_none or now < self._recalled.get(_hash(secret), (0.0,))[0])
+        name = (SESSION if is_session else KEY) + _hash(secret)
+        return now < until and (needs_none or now < self._recalled.get(name, (0.0,))[0])
 
     def find(self, secret: str) -> Key | None:
         """The key with this secret."""
         digest = _hash(secret)
         is_it = (KEYS.c.hash == digest) & KEYS.c.revoked_at.is_(None)
         query = select(KEYS.c.number, KEYS.c.name, KEYS.c.role).where(is_it)
-        row = self._recall(digest, lambda: self._first(query))
+        row = self._recall(KEY + digest, lambda: self._first(query))
         return row and Key(*row)
 
     def sign_in(self, key: Key) -> str:
@@ -125,21 +127,21 @@ class Keys:
             .join(KEYS, KEYS.c.number == SESSIONS.c.key_number)
             .where(SESSIONS.c.hash == digest, KEYS.c.revoked_at.is_(None))
         )
-        row = self._recall(digest, lambda: self._first(query))
+        row = self._recall(SESSION + digest, lambda: self._first(query))
         if row is None or row.used_at < zulu(now - IDLE_TIME):
             return None
         if is_use and row.used_at < zulu(now - USE_TIME):
             with self._store.begin(writing=True) as connection:
                 used = sa.update(SESSIONS).where(SESSIONS.c.hash == digest)
                 connection.execute(used.values(used_at=zulu(now)))
-            self._recalled.pop(digest, None)
+            self._recalled.pop(SESSION + digest, None)
         return Key(row.number, row.name, row.role)
 
     def sign_out(self, token: str) -> None:
         """End a session at once."""
         with self._store.begin(writing=True) as connection:
             connection.execute(sa.delete(SESSIONS).where(SESSIONS.c.hash == _hash(token)))
-        self._recalled.pop(_hash(token), None)
+        self._recalled.pop(SESSION + _hash(token), None)
 
     def _first(self, query: sa.Select[Any]) -> Any:
         with self._store.begin() as connection:
