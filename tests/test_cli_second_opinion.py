@@ -97,7 +97,7 @@ def test_a_bundle_of_two_graphs_and_the_two_runs_agree(succeed, place, tmp_path)
     weak = TrainedRun(place / "weak", cache=strong.cache, opinions={"strong": strong})
     images = read_ood_folder(place / "images", name="images")
     predictions = weak.predict_unlabelled(images).predictions
-    decided = Deferral.load(place / "weak").decide(predictions)
+    decided = Deferral.load(place / "weak").decide_for(predictions)  # a hundred may look drifted
     np.testing.assert_allclose(decided.probabilities, shares[1], atol=1e-4)
     certificate = Deferral.load(place / "weak").certificate_
     for run, bundle in zip(by_run, by_bundle, strict=True):
