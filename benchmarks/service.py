@@ -11,6 +11,9 @@ no JSON, no store, no decisions. Both use all cores, and the work of the clients
 service. Prints the median ratio of the times with its range, latencies, and the number of 429
 responses. `--seconds 60` adds a minute of continuous load, and reports the memory.
 
+*Small images*: digits, each a new one, against a bare endpoint of FastAPI and onnxruntime that
+decodes and answers in one process, and stores nothing.
+
 *Large store*: the service decides on the files, and copies of these cases with ids and hashes of
 their own fill its SQLite store. Then it starts again. While it replays all cases for the drift
 tests, `/health` is asked without a pause; afterwards, pages of the worklist.
@@ -18,6 +21,7 @@ tests, `/health` is asked without a pause; afterwards, pages of the worklist.
 
 import argparse
 import asyncio
+import io
 import json
 import subprocess
 import sys
@@ -27,6 +31,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import quote, urlsplit
@@ -34,7 +39,9 @@ from urllib.parse import quote, urlsplit
 import numpy as np
 import onnxruntime
 from inputs import write_pictures
+from PIL import Image
 from side_by_side import Comparison, Reading, alternate
+from sklearn.datasets import load_digits
 
 from misgiving.bundle.bundle import Bundle
 from misgiving.predictions.network import GRAPH
@@ -53,6 +60,9 @@ def main() -> None:
     options = _options()
     with TemporaryDirectory() as folder:
         place = Path(folder)
+        if options.small:
+            compare_with_bare(place, options)
+            return
         paths = write_pictures(place / "images", count=FILES, size=SIZE)
         files = [path.read_bytes() for path in paths]
         if options.bundle:
@@ -61,6 +71,7 @@ def main() -> None:
         compare("the service", _random_bundle(place), files, options)
         bundle = bundle_with_policy(place)
         compare("the service with a policy", bundle, files, options)
+        compare_with_bare(place, options)
         report_large_store(bundle, files, place / "large.sqlite")
 
 
@@ -86,6 +97,57 @@ def compare(what: str, bundle: Path, files: Sequence[bytes], options: argparse.N
             _continuous_load(load, service, options.seconds)
 
 
+def compare_with_bare(folder: Path, options: argparse.Namespace) -> None:
+    """Serve a model of digits beside a bare endpoint, which each get every image once."""
+    run, bundle = folder / "digits", folder / "of_digits"
+    for command in (
+        [
+            "train",
+            "digits",
+            "--out",
+            str(run),
+            "--epochs",
+            "1",
+            "--backbone",
+            "vgg16_mini",
+            "--no-pretrained",
+        ],
+        ["calibrate", str(run), "digits", "--max-error", "0.3"],
+        ["export", str(run), "--out", str(bundle)],
+    ):
+        subprocess.run([sys.executable, "-m", "misgiving", *command], check=True)
+    images = 5 * options.images
+    files = digits(images * (options.rounds + 1))
+    with (
+        served(bundle, folder / "digits.sqlite") as service,
+        bare_endpoint(bundle) as address,
+    ):
+        loads = [Load(where, files, options.clients) for where in (service.where, address)]
+        rounds = alternate(
+            *(partial(load.send_next, images) for load in loads), rounds=options.rounds
+        )
+        Comparison(
+            what=f"the service, {options.clients} clients, {images} new digits a round",
+            against="a bare endpoint that stores nothing",
+            measure="times as fast",
+            bound=0.5,
+            rounds=rounds,
+            notes=tuple(load.note() for load in loads),
+        ).report()
+
+
+def digits(count: int) -> list[bytes]:
+    """PNG files of noisy digits, no two of them equal."""
+    images, random = load_digits().images, np.random.default_rng(0)
+    files = []
+    for number in range(count):
+        noisy = images[number % len(images)] * 12 + random.integers(0, 60, images[0].shape)
+        with io.BytesIO() as file:
+            Image.fromarray(noisy.astype(np.uint8)).save(file, "PNG")
+            files.append(file.getvalue())
+    return files
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clients", type=int, default=64)
@@ -93,7 +155,19 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.0, help="of continuous load, afterwards")
     parser.add_argument("--bundle", type=Path, help="bundle to serve")
+    parser.add_argument("--small", action="store_true", help="only the small images")
     return parser.parse_args()
+
+
+@contextmanager
+def bare_endpoint(bundle: Path) -> Iterator[tuple[str, int]]:
+    """Serve the graph of a bundle by a bare endpoint until the end of the context."""
+    command = [sys.executable, str(Path(__file__).with_name("bare_endpoint.py")), str(bundle)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        address = urlsplit(process.stdout.readline().strip())
+        yield str(address.hostname), int(address.port or 0)
+        process.terminate()
 
 
 @dataclass(frozen=True)
@@ -139,6 +213,13 @@ class Load:
     clients: int
     latencies: list[float] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
+    sent: int = 0
+
+    def send_next(self, images: int) -> None:
+        """Send this many images that were not sent before."""
+        numbers = iter(range(self.sent, self.sent + images))
+        self.sent += images
+        asyncio.run(self._all(numbers, float("inf")))
 
     def send(self, images: int, seconds: float = float("inf")) -> None:
         """Send this many images, or as many as the seconds allow."""

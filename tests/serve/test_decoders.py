@@ -247,3 +247,25 @@ def test_items_that_come_while_a_thread_works_are_a_batch_without_those_that_wer
     asyncio.run(run())
     assert batches == [["first"], ["a", "c"], ["d"]]
     batcher.close(60.0)
+
+
+def test_after_a_batch_of_several_the_next_one_waits_for_more():
+    batcher, pauses = Batcher("test", list, size=9), []
+
+    async def run():
+        loop = asyncio.get_running_loop()
+        loop.call_later = lambda seconds, rested: pauses.append((seconds, rested))
+        alone = batcher.result(0)  # the thread has it before the next ones come
+        two = [batcher.result(number) for number in (1, 2)]
+        await alone
+        assert pauses[-1][0] == 0
+        pauses[-1][1]()
+        await asyncio.gather(*two)
+        assert pauses[-1][0] > 0
+        late = batcher.result(3)
+        assert not late.done()
+        pauses[-1][1]()
+        assert await late == 3
+
+    asyncio.run(run())
+    batcher.close(10.0)

@@ -138,6 +138,9 @@ def _of_answer(
 ) -> str:
     """A clause on why an answer is not the most probable one; empty where it is."""
     highest = max(probabilities)
+    is_less = highest > probabilities[position]  # not where they are NaN
+    if not is_less or policy.kind == CONFIDENCE:  # of which other classes' are not known
+        return ""
     name, most = names[position], names[probabilities.index(highest)]
     costs = [f"{policy.rule.costs.get(other, 1.0):g}" for other in (name, most)]
     why = {
@@ -145,9 +148,6 @@ def _of_answer(
         "costs": f"because missing it costs {costs[0]}, and missing {most} {costs[1]}",
         "logits": "by the largest logit",
     }.get(policy.rule.rule)
-    is_less = highest > probabilities[position]  # not where they are NaN
-    if not is_less or policy.kind == CONFIDENCE:  # of which other classes' are not known
-        return ""
     if why is None:
         by = (
             "the second opinion prefers"

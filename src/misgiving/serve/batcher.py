@@ -11,10 +11,11 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
+GATHERING_SECONDS = 0.01
 
 
 class Batcher(Generic[Item, Answer]):
-    """Threads that process items in batches: of what has come while they were busy.
+    """Threads that process items in batches: of what has come while they were busy, and soon after.
 
     A hung thread does not keep the process from ending. For the event loop's thread.
 
@@ -89,7 +90,6 @@ class Batcher(Generic[Item, Answer]):
     def _deliver(
         self, futures: Sequence[asyncio.Future[Answer]], results: Sequence[Answer | Exception]
     ) -> None:
-        self._free += 1
         for future, result in zip(futures, results, strict=True):
             if future.done():  # cancelled
                 continue
@@ -97,6 +97,12 @@ class Batcher(Generic[Item, Answer]):
                 future.set_exception(result)
             else:
                 future.set_result(result)
+        # Many come: a batch costs as much as several items, so a larger one is worth a pause.
+        pause = GATHERING_SECONDS if len(futures) > 1 else 0.0
+        asyncio.get_running_loop().call_later(pause, self._rested)
+
+    def _rested(self) -> None:
+        self._free += 1
         self._start()
 
 
