@@ -1,4 +1,4 @@
-"""What somebody writes who serves a classifier without this package; `service.py` compares it.
+"""A bare endpoint for the graph of a bundle, which `service.py` compares with the service.
 
 python benchmarks/bare_endpoint.py BUNDLE: prints its address.
 """

@@ -32,6 +32,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import quote, urlsplit
@@ -52,6 +53,7 @@ SIZE = (600, 450)
 FILES = 64
 STORED, STORED_AT_ONCE = 1_000_000, 5000  # cases
 PAGE_ROUNDS = 5
+LITE0 = ("--backbone", "tf_efficientnet_lite0", "--image-size", "128")
 START, HEALTH, PAGE = 5.0, 0.5, 0.5  # seconds
 
 
@@ -99,33 +101,15 @@ def compare(what: str, bundle: Path, files: Sequence[bytes], options: argparse.N
 
 def compare_with_bare(folder: Path, options: argparse.Namespace) -> None:
     """Serve a model of digits beside a bare endpoint, which each get every image once."""
-    run, bundle = folder / "digits", folder / "of_digits"
-    for command in (
-        [
-            "train",
-            "digits",
-            "--out",
-            str(run),
-            "--epochs",
-            "1",
-            "--backbone",
-            "vgg16_mini",
-            "--no-pretrained",
-        ],
-        ["calibrate", str(run), "digits", "--max-error", "0.3"],
-        ["export", str(run), "--out", str(bundle)],
-    ):
-        subprocess.run([sys.executable, "-m", "misgiving", *command], check=True)
+    bundle = bundle_with_policy(folder / "small", network=["--backbone", "vgg16_mini"])
     images = 5 * options.images
     files = digits(images * (options.rounds + 1))
     with (
-        served(bundle, folder / "digits.sqlite") as service,
+        served(bundle, folder / "small" / "cases.sqlite") as service,
         bare_endpoint(bundle) as address,
     ):
         loads = [Load(where, files, options.clients) for where in (service.where, address)]
-        rounds = alternate(
-            *(partial(load.send_next, images) for load in loads), rounds=options.rounds
-        )
+        rounds = alternate(*(partial(load.send, images) for load in loads), rounds=options.rounds)
         Comparison(
             what=f"the service, {options.clients} clients, {images} new digits a round",
             against="a bare endpoint that stores nothing",
@@ -136,11 +120,11 @@ def compare_with_bare(folder: Path, options: argparse.Namespace) -> None:
         ).report()
 
 
-def digits(count: int) -> list[bytes]:
+def digits(number_of_files: int) -> list[bytes]:
     """PNG files of noisy digits, no two of them equal."""
     images, random = load_digits().images, np.random.default_rng(0)
     files = []
-    for number in range(count):
+    for number in range(number_of_files):
         noisy = images[number % len(images)] * 12 + random.integers(0, 60, images[0].shape)
         with io.BytesIO() as file:
             Image.fromarray(noisy.astype(np.uint8)).save(file, "PNG")
@@ -213,19 +197,12 @@ class Load:
     clients: int
     latencies: list[float] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
-    sent: int = 0
-
-    def send_next(self, images: int) -> None:
-        """Send this many images that were not sent before."""
-        numbers = iter(range(self.sent, self.sent + images))
-        self.sent += images
-        asyncio.run(self._all(numbers, float("inf")))
+    numbers: Iterator[int] = field(default_factory=count)
 
     def send(self, images: int, seconds: float = float("inf")) -> None:
-        """Send this many images, or as many as the seconds allow."""
-        numbers = iter(range(images))
+        """Send the next so many images, or as many as the seconds allow."""
         until = time.perf_counter() + seconds
-        asyncio.run(self._all(numbers, until))
+        asyncio.run(self._all(islice(self.numbers, images), until))
 
     def note(self) -> str:
         """Latencies and statuses so far."""
@@ -313,13 +290,13 @@ def _random_bundle(folder: Path) -> Path:
     return folder / "bundle"
 
 
-def bundle_with_policy(folder: Path) -> Path:
-    """Export the same network after an epoch on digits, with a policy for them."""
+def bundle_with_policy(folder: Path, network: Sequence[str] = LITE0) -> Path:
+    """Export a network after an epoch on digits, with a policy for them."""
     run, bundle = str(folder / "trained"), folder / "decides"
-    network = ["--backbone", "tf_efficientnet_lite0", "--no-pretrained", "--image-size", "128"]
+    once = ["--recipe", "modern", "--epochs", "1"]
     policy = ["--max-error", "0.3", "--max-ood-false-alarms", "0.05"]
     for command in (
-        ["train", "digits", "--out", run, *network, "--recipe", "modern", "--epochs", "1"],
+        ["train", "digits", "--out", run, *network, "--no-pretrained", *once],
         ["calibrate", run, "digits", *policy],
         ["export", run, "--out", str(bundle)],
     ):

@@ -34,9 +34,8 @@ def hashed(identity: str) -> str:
     key = file.read_bytes().strip()
     if len(key) < KEY_BYTES:
         raise DataError(f"{file}: has fewer than {KEY_BYTES} bytes; give a longer key")
-    return hmac.new(key, identity.encode(errors="surrogatepass"), "sha256").hexdigest()[
-        :HASHED_LETTERS
-    ]
+    content = identity.encode(errors="surrogatepass")
+    return hmac.new(key, content, "sha256").hexdigest()[:HASHED_LETTERS]
 
 
 def _make(file: Path) -> None:
