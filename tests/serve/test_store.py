@@ -224,13 +224,13 @@ def test_sqlite_waits_for_the_disk_at_every_commit_and_readers_for_no_writer(sql
 def test_on_postgresql_a_check_waits_for_no_writer_and_a_long_statement_is_cancelled(
     database, monkeypatch
 ):
-    options = "-c statement_timeout=100ms"
+    options = "-c statement_timeout=3s"  # a busy machine makes the tables in less
     monkeypatch.setitem(database_module.POSTGRESQL_LIMITS, "options", options)
     store = Store.open(emptied(database))
     with store._writing.begin() as connection:
         check_store(store, case(1))
         with pytest.raises(OperationalError):
-            connection.execute(text("SELECT pg_sleep(9)"))
+            connection.execute(text("SELECT pg_sleep(60)"))
     store.close()
 
 
