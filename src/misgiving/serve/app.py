@@ -1,6 +1,7 @@
 """The FastAPI application, and the process that serves it: its socket, its log, and uvicorn."""
 
 import asyncio
+import gc
 import importlib.metadata
 import json
 import logging
@@ -150,6 +151,7 @@ def address(listener: socket.socket) -> str:
 def run(app: FastAPI, listener: socket.socket) -> None:
     """Serve until the process is told to stop, and then finish requests for some seconds."""
     sys.setswitchinterval(SWITCH_SECONDS)
+    gc.freeze()  # what lives until the end is not looked through again and again
     _log_as_json()
     config = uvicorn.Config(
         app,

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
-GATHERING_SECONDS = 0.01
+GATHERING_SECONDS = 0.005
 
 
 class Batcher(Generic[Item, Answer]):

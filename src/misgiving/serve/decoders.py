@@ -133,11 +133,11 @@ class Decoders:
                 self._turns.use(client, reply.get("seconds", time.monotonic() - begin))
         if "error" in reply:
             raise DataError(reply["error"])
-        ends = np.cumsum([3 * side**2 for side in self._sides])
-        *pixels, copy = np.split(np.frombuffer(content, np.uint8), ends)
-        parts = zip(pixels, self._sides, strict=True)
-        inputs = tuple(part.reshape(side, side, 3) for part, side in parts)
-        return DecodedFile(inputs, reply["sha256"], copy.tobytes(), reply["tags"])
+        pixels, end = np.frombuffer(content, np.uint8), 0
+        inputs = tuple(
+            pixels[end : (end := end + 3 * side**2)].reshape(side, side, 3) for side in self._sides
+        )
+        return DecodedFile(inputs, reply["sha256"], content[end:], reply["tags"])
 
     async def _reply(self, name: str, data: bytes) -> tuple[dict[str, Any], bytes]:
         """The reply of a process."""

@@ -81,6 +81,8 @@ def read_cases(connection: Connection, query: Select[Any], reader: str = "") -> 
 
 def with_reviews(connection: Connection, rows: Sequence[Any], reader: str) -> list[Case]:
     """Cases of rows with their last reviews; blind ones are not blind to who has answered."""
+    if not rows:
+        return []
     blind = {row.id for row in rows if row.blind}
     if blind and reader:
         answered = select(CASES.c.id).where(CASES.c.id.in_(blind), is_answered(reader))
