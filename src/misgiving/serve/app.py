@@ -199,5 +199,6 @@ def _log_as_json() -> None:
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.captureWarnings(True)
-    # What Python's "Optimization" of logging names: no line says in which thread it was logged.
+    # What Python's "Optimization" of logging names: no line says where it was logged.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None

@@ -41,6 +41,10 @@ def row_of(case: Case) -> dict[str, Any]:
     return values | {"folded_name": folded(case.name)}
 
 
+FIRST_OF_PIXELS = select(CASES.c.pixels, CASES.c.policy_fingerprint, CASES.c.shadow).where(
+    CASES.c.pixels.in_(sa.bindparam("pixels", expanding=True)),
+    CASES.c.place.is_(None) & ~CASES.c.is_copy,
+)
 LAST_OF_GROUP = (
     select(func.max(CASES.c.repeat))  # ids are not in the order of arrival
     .where(CASES.c.group == sa.bindparam("unit"), CASES.c.place.is_(None))
@@ -54,10 +58,7 @@ def numbered(connection: Connection, cases: Sequence[Case]) -> list[Case]:
 
     It begins anew after a shadow. Cases of a list, which is a selection, take no part.
     """
-    columns = CASES.c.pixels, CASES.c.policy_fingerprint, CASES.c.shadow
-    is_sent = CASES.c.place.is_(None)
-    first = select(*columns).where(columns[0].in_({case.pixels for case in cases}))
-    rows = connection.execute(first.where(is_sent, ~CASES.c.is_copy))
+    rows = connection.execute(FIRST_OF_PIXELS, {"pixels": [case.pixels for case in cases]})
     seen, counts = {tuple(row) for row in rows}, dict[str, int]()
     values = {}
     for case in (each for each in cases if each.place is None):
@@ -79,7 +80,7 @@ def read_cases(connection: Connection, query: Select[Any], reader: str = "") -> 
     return with_reviews(connection, list(connection.execute(query)), reader)
 
 
-def with_reviews(connection: Connection, rows: Sequence[Any], reader: str) -> list[Case]:
+def with_reviews(connection: Connection, rows: Sequence[Any], reader: str = "") -> list[Case]:
     """Cases of rows with their last reviews; blind ones are not blind to who has answered."""
     if not rows:
         return []

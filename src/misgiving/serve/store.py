@@ -53,6 +53,11 @@ from misgiving.serve.rows import (
 from misgiving.serve.schema import prepare_tables
 
 PAGE_SIZE = 100
+OF_FILES = (
+    select(CASES)
+    .where(CASES.c.sha256.in_(sa.bindparam("hashes", expanding=True)))
+    .order_by(CASES.c.id.desc())
+)
 SORTED_BY = {
     "expected_error": (CASES.c.expected_error, CASES.c.id),
     "newest": (CASES.c.id,),
@@ -118,10 +123,10 @@ class Store:
         A file that the same model and policy have decided before stays its earlier case, which is
         returned in place of the new one; the others are drawn for audits, if they are in no list.
         """
-        hashes = {case.sha256 for case in cases}
+        hashes = {"hashes": [case.sha256 for case in cases]}
         with self._writing.begin() as connection:
-            earlier = select(CASES).where(CASES.c.sha256.in_(hashes)).order_by(CASES.c.id.desc())
-            stored = {identity_of(case): case for case in read_cases(connection, earlier)}
+            earlier = with_reviews(connection, list(connection.execute(OF_FILES, hashes)))
+            stored = {identity_of(case): case for case in earlier}
             new = [case for case in cases if stored.setdefault(identity_of(case), case) is case]
             if new:
                 drawn = (each if each.place else draw(each) for each in numbered(connection, new))
