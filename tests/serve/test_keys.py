@@ -1,17 +1,13 @@
 """Keys with roles: what each opens, whose name a reading carries, sessions, and the log."""
 
-import asyncio
 import json
 from datetime import datetime, timedelta
-from functools import partial
 
 import pytest
 from standin import Calibrated, picture, rows_of, sent, with_key
-from starlette.applications import Starlette
 from waiting import until
 
 from misgiving.errors import UsageError
-from misgiving.serve.authentication import Authentication
 from misgiving.serve.case import zulu
 from misgiving.serve.keys import Keys
 from misgiving.serve.store import Store
@@ -169,22 +165,6 @@ def test_nothing_is_read_for_a_request_within_a_second_of_the_last_like_it(store
     keys.find("a guess")
     assert keys.is_recalled(key, is_session=False)
     assert not keys.is_recalled("a guess", is_session=False)
-
-
-def test_requests_that_come_together_read_their_key_once(store, monkeypatch):
-    monkeypatch.setattr("misgiving.serve.keys.VALID_SECONDS", 3600.0)
-    keys = Keys(store)
-    key, _ = keys.add("Ann", "read")
-    read, authentication = [], Authentication(Starlette(), keys=keys)
-    first = keys._first
-    monkeypatch.setattr(keys, "_first", lambda query: read.append(query) or first(query))
-
-    async def together():
-        request = partial(authentication._find, key, "GET /model", is_session=False)
-        return await asyncio.gather(*(request() for _ in range(20)))
-
-    assert {found.name for found, _ in asyncio.run(together())} == {"Ann"}
-    assert len(read) == 2  # that there are keys, and this one
 
 
 def test_an_upload_without_a_key_is_not_looked_up_again_within_a_second(serving, monkeypatch):

@@ -1,12 +1,10 @@
 """Authentication of requests: by a key or a session, or from this machine without keys."""
 
-import asyncio
 import ipaddress
 import logging
 import re
 from functools import partial
 from http import HTTPStatus
-from typing import Any
 from urllib.parse import urlsplit
 
 from anyio import to_thread
@@ -50,7 +48,6 @@ class Authentication:
 
     def __init__(self, app: ASGIApp, *, keys: Keys) -> None:
         self._app, self._keys = app, keys
-        self._asked: dict[Any, asyncio.Task[tuple[Key | None, bool]]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -80,12 +77,8 @@ class Authentication:
         recalled = self._keys.is_recalled(secret, is_session=is_session)
         if recalled and not (is_session and is_use):
             return find()
-        question = secret, is_session, is_use
-        if (asked := self._asked.get(question)) is None:  # once for all requests that wait for it
-            asked = asyncio.create_task(to_thread.run_sync(find, abandon_on_cancel=True))
-            self._asked[question] = asked
-            asked.add_done_callback(lambda _: self._asked.pop(question))
-        return await asyncio.shield(asked)
+        # abandoned, where the database does not answer in time
+        return await to_thread.run_sync(find, abandon_on_cancel=True)
 
     def _key(self, secret: str, *, is_session: bool, is_use: bool) -> tuple[Key | None, bool]:
         exist = self._keys.exist()

@@ -75,12 +75,14 @@ def numbered(connection: Connection, cases: Sequence[Case]) -> list[Case]:
     return [case.model_copy(update=values.get(case.id, {})) for case in cases]
 
 
-def read_cases(connection: Connection, query: Select[Any], reader: str = "") -> list[Case]:
-    """The cases of a query, each with its last review."""
-    return with_reviews(connection, list(connection.execute(query)), reader)
+def read_cases(
+    connection: Connection, query: Select[Any], reader: str = "", **values: Any
+) -> list[Case]:
+    """The cases of a query with these values, each with its last review."""
+    return with_reviews(connection, list(connection.execute(query, values)), reader)
 
 
-def with_reviews(connection: Connection, rows: Sequence[Any], reader: str = "") -> list[Case]:
+def with_reviews(connection: Connection, rows: Sequence[Any], reader: str) -> list[Case]:
     """Cases of rows with their last reviews; blind ones are not blind to who has answered."""
     if not rows:
         return []

@@ -123,9 +123,9 @@ class Store:
         A file that the same model and policy have decided before stays its earlier case, which is
         returned in place of the new one; the others are drawn for audits, if they are in no list.
         """
-        hashes = {"hashes": [case.sha256 for case in cases]}
+        hashes = [case.sha256 for case in cases]
         with self._writing.begin() as connection:
-            earlier = with_reviews(connection, list(connection.execute(OF_FILES, hashes)))
+            earlier = read_cases(connection, OF_FILES, hashes=hashes)
             stored = {identity_of(case): case for case in earlier}
             new = [case for case in cases if stored.setdefault(identity_of(case), case) is case]
             if new:
