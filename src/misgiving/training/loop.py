@@ -76,7 +76,8 @@ def train(
     Args:
         model: The model with its initial weights.
         training: Images to learn from.
-        monitored: Images that are only measured, after every epoch.
+        monitored: Images that are only measured, after every epoch; where they are more than those
+            to learn from, so many of them, drawn once.
         config: How to train.
         augmentation: Augmentation of the training images.
         monitored_name: Name of the monitored set in the history.
@@ -95,8 +96,11 @@ def train(
     fabric = start_fabric(
         config.device, devices=config.devices, nodes=config.nodes, precision=config.precision
     )
-    drawn = np.random.default_rng(config.seed).permutation(len(training))[: len(monitored)]
-    sets = {"train": training.select(np.sort(drawn)), monitored_name: monitored}
+    generator, count = np.random.default_rng(config.seed), min(len(training), len(monitored))
+    sets = {
+        name: images.select(np.sort(generator.permutation(len(images))[:count]))
+        for name, images in (("train", training), (monitored_name, monitored))
+    }
     if model.loss_estimator is not None:  # processes would wait for its gradients in `vanilla`
         model.loss_estimator.requires_grad_(config.estimates_losses)
     module, optimizer = fabric.setup(model, optimizer_of(model, config))
