@@ -207,7 +207,7 @@ def test_only_an_interval_that_excludes_zero_decides(metric, bounds, effect):
 
 
 def test_trainings_that_end_while_they_learn_stand_beside_their_verdict():
-    """A curve counts on the monitored set, from the middle of its epochs on."""
+    """A curve counts on the monitored set, by a line through the last quarter of its epochs."""
 
     def curve(trial, model, *values):
         for (epoch, value), part in product(enumerate(values, start=1), ("validation", "train")):
@@ -215,9 +215,12 @@ def test_trainings_that_end_while_they_learn_stand_beside_their_verdict():
             yield Epoch("generalization", trial, model, epoch, part, 1.0, None, 0.5, shown, *NONE)
 
     histories = [
-        *curve(0, "proposed", 0.2, 0.6, 0.62, 0.625),  # 2.5 points since the middle
-        *curve(1, "proposed", 0.2, 0.6, 0.605, 0.609),
+        # of three points, a line rises by the last less the first
+        *curve(0, "proposed", *[0.2] * 9, 0.6, 0.58, 0.611),
+        *curve(1, "proposed", *[0.2] * 9, 0.6, 0.58, 0.609),
+        *curve(2, "proposed", *[0.2] * 9, 0.6, 0.75, 0.6),
         *curve(0, "vanilla", 0.5, 0.7, 0.6, 0.5),
+        *curve(1, "vanilla", 0.5),
     ]
     run = run_of(of_all(GAINS), histories=histories)
     verdict = verdicts(run)["accuracy"]

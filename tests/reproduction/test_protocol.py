@@ -82,11 +82,17 @@ def test_units_can_be_chosen_and_the_sweep_has_the_two_models_that_it_compares()
     assert len(chosen_units(TINY)) == 8
     chosen = chosen_units(TINY, experiment="new_classes", trial=1, model="proposed")
     assert chosen == [Unit("ood_detection", 1, "proposed")]
-    protocol = replace(TINY, learning_rates=(1e-3, 3e-3), models=("vanilla", "mse", "proposed"))
+    protocol = replace(
+        TINY,
+        learning_rates=(TINY.training.learning_rate, 3e-3),
+        models=("vanilla", "mse", "proposed"),
+    )
     swept = [unit for unit in units(protocol) if unit.experiment.startswith("learning_rate")]
-    assert {unit.experiment for unit in swept} == {"learning_rate/0.003"}  # 1e-3 is 4.1's own
+    assert {unit.experiment for unit in swept} == {"learning_rate/0.003"}  # the other is 4.1's own
     assert {unit.model for unit in swept} == {"vanilla", "proposed"}
     assert len({unit.folder for unit in units(protocol)}) == len(units(protocol)) == 2 * (2 * 3 + 2)
+    both = units(replace(TINY, trials=1, models=("vanilla", "detached")))  # one classifier
+    assert [unit.model for unit in both if unit.experiment == "ood_detection"] == ["vanilla"]
 
 
 tiny, sets, units_of = partial(replace, TINY), ood_sources, partial(chosen_units, TINY)

@@ -16,6 +16,7 @@ from misgiving.errors import TrainingError, UsageError
 from misgiving.losses import auxiliary_loss
 from misgiving.models.joint import JointClassifier
 from misgiving.predictions.inference import predictions_of
+from misgiving.training import loop
 from misgiving.training.config import ModelConfig, TrainingConfig
 from misgiving.training.loop import class_weights, schedule_of, seeded, train
 from misgiving.training.train_run import initial_model
@@ -53,6 +54,23 @@ def test_the_seed_alone_decides_weights_and_history(images):
     assert same(first, second)
     assert history == again
     assert not same(first.backbone, trained(images, seed=6)[0].backbone)
+
+
+def test_no_more_images_are_measured_after_an_epoch_than_are_learned_from(monkeypatch):
+    measured, seen = loop.measured, []
+
+    def recorded(fabric, module, config, images):
+        seen.append(set(images.ids))
+        return measured(fabric, module, config, images)
+
+    monkeypatch.setattr(loop, "measured", recorded)
+    few, many = coloured_set(size=12), coloured_set(size=60, seed=1)
+    train(build(), few, many, replace(CONFIG, **VANILLA))
+    assert seen[:2] == seen[2:]  # the same after each epoch
+    assert seen[0] == set(few.ids)
+    assert len(seen[1]) == 12
+    assert seen[1] < set(many.ids)
+    assert seen[1] != set(many.ids[:12])  # drawn: a set may be in the order of its classes
 
 
 def own_mse(predicted, true):

@@ -3,6 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
 from misgiving.metrics.uncertainty import TrialInterval, holm, t_interval
 from misgiving.reproduction.config import UNSEEN_SET
 from misgiving.reproduction.published import (
@@ -19,7 +23,7 @@ from misgiving.reproduction.report.run import Quantity, Run, select
 
 MODEL = "proposed"
 CLAIM_LEVEL = 0.05
-LEARNING = 0.01  # gain of balanced accuracy in the second half of the epochs, of one still learning
+LEARNING = 0.01  # rise of balanced accuracy in the last quarter of the epochs, if still learning
 MIN_TRIALS = 5  # with fewer, a t-interval is too wide and too sensitive to one trial
 BASELINES = ("vanilla", "detached")
 """The baselines that stand beside the proposed model in every table.
@@ -67,7 +71,8 @@ class Verdict(NamedTuple):
         diverged: Trials in which the training diverged, of the proposed model and the baseline.
         trials: Trials of the same two models.
         learning: Trials in which these were still learning when they ended: their balanced accuracy
-            on the monitored set rose by more than a point in the second half of the epochs.
+            on the monitored set rose by more than a point in the last quarter of the epochs, by a
+            straight line through these.
     """
 
     experiment: str
@@ -174,9 +179,13 @@ def still_learning(run: Run, experiment: str, model: str) -> int:
     """Number of trials in which a model was still learning when its training ended."""
     curves = select(run.histories, experiment=experiment, model=model)
     curves = select(curves, set=run.settings["tuning_set"]).sort_values("epoch")
-    by_trial = curves.groupby("trial")["balanced_accuracy"]
-    gains = by_trial.agg(lambda values: values.iloc[-1] - values.iloc[(len(values) - 1) // 2])
-    return int((gains > LEARNING).sum())
+    rises = curves.groupby("trial")["balanced_accuracy"].agg(_late_rise)
+    return int((rises > LEARNING).sum())
+
+
+def _late_rise(values: Float[pd.Series, " epochs"]) -> float:
+    last = values.to_numpy()[min(len(values) * 3 // 4, len(values) - 2) :]
+    return float(np.polyfit(np.linspace(0, 1, len(last)), last, 1)[0]) if len(last) > 1 else 0.0
 
 
 def harms_of(by_claim: Mapping[str, Verdict]) -> list[tuple[Any, list[int]]]:
