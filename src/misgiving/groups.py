@@ -5,8 +5,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from misgiving.arrays import Groups, Rows, Units
 from misgiving.errors import DataError
@@ -67,6 +65,9 @@ def join_groups(
     >>> join_groups(["", "", "", "b", "a"], ["y", "x", "z", "v", "w"], [(0, 1), (3, 4)])
     ('x', 'x', '', 'a', 'a')
     """
+    from scipy.sparse import coo_array  # 25 MB, which a service that only decides does not need
+    from scipy.sparse.csgraph import connected_components
+
     count = len(groups)
     if not count:
         return ()

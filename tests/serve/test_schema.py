@@ -1,6 +1,7 @@
 """Stores of earlier versions are upgraded, and the migrations lead to the tables in the code."""
 
 import sqlite3
+from contextlib import contextmanager
 from pathlib import Path
 from string import Template
 from unittest.mock import Mock
@@ -14,7 +15,8 @@ from standin import Calibrated
 
 from misgiving.errors import DataError
 from misgiving.serve.case import STORE_TABLES
-from misgiving.serve.schema import VERSION
+from misgiving.serve.database import engine_for
+from misgiving.serve.schema import CURRENT, VERSION, migrate
 from misgiving.serve.store import Store
 
 SCRIPT = Template((Path(__file__).parent / "first_store.sql").read_text(encoding="utf-8"))
@@ -97,23 +99,32 @@ def test_no_store_is_made_by_an_upgrade(tmp_path, fail):
     assert list(tmp_path.iterdir()) == []
 
 
+@contextmanager
+def migrated(place):
+    """A connection to a database in which all migrations were run."""
+    engine = engine_for(place)
+    with engine.begin() as connection:
+        migrate(connection)
+        yield connection
+    engine.dispose()
+
+
 @pytest.mark.filterwarnings("ignore:.*expression-based index")
-def test_the_migrations_lead_to_the_tables_of_the_code(store):
-    with store._writing.begin() as connection:
+def test_the_migrations_lead_to_the_tables_of_the_code(place):
+    with migrated(place) as connection:
+        assert connection.scalar(sa.select(VERSION)) == CURRENT
         options = {"version_table": VERSION.name, "compare_type": True}
         context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, STORE_TABLES) == []
 
 
 def test_the_migrations_lead_to_the_indexes_of_the_code(sqlite_place):
-    Store.open(sqlite_place).close()
-    created = sa.create_engine("sqlite://")
-    STORE_TABLES.create_all(created)
     query = sa.text("SELECT sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL")
-    found = []
-    for engine in (created, sa.create_engine(f"sqlite:///{sqlite_place}")):
-        with engine.connect() as connection:
-            found.append({*connection.execute(query).scalars()})
-        engine.dispose()
-    assert found[0] == found[1]
-    assert len(found[0]) > 8
+    created = sa.create_engine("sqlite://")
+    with created.begin() as connection:
+        STORE_TABLES.create_all(connection)
+        indexes = {*connection.execute(query).scalars()}
+    created.dispose()
+    with migrated(sqlite_place) as connection:
+        assert {*connection.execute(query).scalars()} == indexes
+    assert len(indexes) > 8

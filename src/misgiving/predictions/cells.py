@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-import narwhals
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -155,6 +154,8 @@ def in_order(
 
 def named_columns(data: Any) -> dict[str, Any]:
     """Columns of a data frame or a mapping; none of other data."""
+    import narwhals  # 4 MB, which a service does not need
+
     frame = narwhals.from_native(data, eager_only=True, pass_through=True)
     if isinstance(frame, narwhals.DataFrame):
         return {str(name): frame[name].to_numpy() for name in frame.columns}

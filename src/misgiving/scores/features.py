@@ -18,7 +18,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
-from scipy.linalg import eigh
 from scipy.special import entr, softmax
 
 from misgiving.arrays import Classes, Features, Logits, Taps, Values
@@ -90,6 +89,8 @@ def principal_directions(
     Raises:
         DataError: There are fewer than two samples, or all are the same.
     """
+    from scipy.linalg import eigh  # slow to import; deciding does not need it
+
     samples, width = features.shape
     if samples < 2 or not np.ptp(features, axis=0).any():
         raise DataError(

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 from misgiving.arrays import ByClass, Classes, Evidence, Features, Logits, Taps
@@ -118,6 +117,8 @@ def fit_multinomial(
 
     The penalty of the weights is half their squares over `INVERSE_STRENGTH`.
     """
+    from scipy.optimize import minimize  # slow to import; deciding does not need it
+
     count, width = inputs.shape
     strengths = np.repeat([1 / INVERSE_STRENGTH, 1 / BIAS_SCALE**2], [width * classes, classes])
     extended = np.hstack([inputs, np.ones((count, 1))])

@@ -1,14 +1,14 @@
 """The version of a store's tables, which Alembic migrates."""
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 
 from misgiving.errors import DataError
 
-VERSION = sa.table("misgiving_version", sa.column("version_num"))
+VERSION = sa.Table(
+    "misgiving_version", sa.MetaData(), sa.Column("version_num", sa.String(32), primary_key=True)
+)
 FIRST, WITH_ANSWER = "0001", "0002"  # the versions of stores that do not say theirs
+CURRENT = "0012"  # of the tables in the code, to which the last migration leads
 
 
 def prepare_tables(connection: sa.Connection, tables: sa.MetaData, *, upgrade: bool) -> bool:
@@ -25,26 +25,39 @@ def prepare_tables(connection: sa.Connection, tables: sa.MetaData, *, upgrade: b
     Raises:
         DataError: The tables are not those of a store, or of a later version.
     """
-    settings = Config(
-        attributes={"connection": connection, "version_table": VERSION.name},
-    )
-    settings.set_main_option("script_location", "misgiving.serve:migrations")
-    scripts = ScriptDirectory.from_config(settings)
-    inspector = sa.inspect(connection)
-    is_new = not inspector.has_table("cases")
-    if not is_new and not inspector.has_table(VERSION.name):
-        columns = {column["name"] for column in inspector.get_columns("cases")}
-        command.stamp(settings, WITH_ANSWER if "answer" in columns else FIRST)
-    version = None if is_new else connection.execute(sa.select(VERSION)).scalar()
-    head = scripts.get_current_head()
-    if version not in (None, *(script.revision for script in scripts.walk_revisions())):
+    if not sa.inspect(connection).has_table(VERSION.name):
+        _set_version(connection, tables)
+    version = connection.execute(sa.select(VERSION)).scalar_one()
+    if version > CURRENT:
         raise DataError(f"its version {version} is that of a newer misgiving")
-    if version != head:
-        if not (is_new or upgrade):
+    if version < CURRENT:
+        if not upgrade:
             return False
-        command.upgrade(settings, "head")
+        migrate(connection)
     _check_columns(connection, tables)
     return True
+
+
+def _set_version(connection: sa.Connection, tables: sa.MetaData) -> None:
+    """Create the tables, or tell the version of those that there are."""
+    inspector, version = sa.inspect(connection), CURRENT
+    if inspector.has_table("cases"):
+        columns = {column["name"] for column in inspector.get_columns("cases")}
+        version = WITH_ANSWER if "answer" in columns else FIRST
+    VERSION.create(connection)
+    connection.execute(sa.insert(VERSION).values(version_num=version))
+    if version == CURRENT:
+        tables.create_all(connection)
+
+
+def migrate(connection: sa.Connection) -> None:
+    """Run the migrations that come after the version of the tables."""
+    from alembic import command  # 13 MB, which a service does not need
+    from alembic.config import Config
+
+    settings = Config(attributes={"connection": connection, "version_table": VERSION.name})
+    settings.set_main_option("script_location", "misgiving.serve:migrations")
+    command.upgrade(settings, "head")
 
 
 def _check_columns(connection: sa.Connection, tables: sa.MetaData) -> None:
