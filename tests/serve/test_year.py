@@ -13,7 +13,8 @@ from PIL import Image
 from standin import rows_of
 from waiting import until
 
-UPLOADS, KILLS, SHARE, TARGET = 20_000, 20, 0.1, 0.45
+UPLOADS, KILLS, SHARE = 20_000, 20, 0.1
+LENIENT = ("--max-error", 0.6, "--max-error-probability", 1)  # half of the broken camera's is wrong
 
 
 def evidence(wrong, target):
@@ -145,7 +146,7 @@ class Year:
             place = folder / "training" / CLASSES[label]
             place.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(place / f"{number}.png")
-        words = ("--from-cases", folder / "audit.csv", "--max-error", TARGET, "--overwrite")
+        words = ("--from-cases", folder / "audit.csv", "--overwrite", *LENIENT)
         more = ("--training-data", f"folder:{folder / 'training'}", "--device", "cpu")
         assert "spans an alarm" in clinic.command("calibrate", run, *words, *more)
         clinic.process.close()
