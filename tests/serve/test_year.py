@@ -14,7 +14,7 @@ from standin import rows_of
 from waiting import until
 
 UPLOADS, KILLS, SHARE = 20_000, 20, 0.1
-LENIENT = ("--max-error", 0.6, "--max-error-probability", 1)  # half of the broken camera's is wrong
+LENIENT = ("--max-error", 0.75, "--max-error-probability", 1)  # some images have wrong colours
 
 
 def evidence(wrong, target):
