@@ -192,6 +192,8 @@ def clinic(tmp_path, exported):
     yield made
     made.over = True
     made.process.close()
+    for client in made.clients.values():
+        client.close()
 
 
 @pytest.mark.soak
