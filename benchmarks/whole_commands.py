@@ -5,7 +5,7 @@
 `misgiving --help` and `import misgiving` run in fresh processes, in turn with a bare `python -c
 pass`, whose time is in the notes; it fails if torch is imported.
 
-`reproduce` runs once, with as many processes as there are cores. Its bound is 12 minutes (7.5 for
+`reproduce` runs once, with as many processes as there are cores. Its bound is 7.5 minutes (5.5 for
 three trials) less 30 seconds for `make reproduce` to install. The others run again and again on
 what it has made, each in a process of its own; `collect`, which computes the intervals, is timed
 without the start of that process.
@@ -25,7 +25,7 @@ from side_by_side import Reading, alternate
 HELP = "import sys; sys.argv = ['misgiving', '--help']; from misgiving.cli import run; run()"
 CHECKED = "import sys, atexit; atexit.register(lambda: print('torch' in sys.modules)); "
 COMMAND = (sys.executable, "-m", "misgiving")
-BOUNDS = {3: 420.0, 5: 690.0}  # of `reproduce`, by trials
+BOUNDS = {3: 300.0, 5: 420.0}  # of `reproduce`, by trials
 COLLECT, CALIBRATE = 20.0, 15.0
 TARGETS = ("--max-error", "0.03", "--max-ood-false-alarms", "0.05")
 COLLECTING = """

@@ -200,7 +200,7 @@ def units(protocol: Protocol) -> list[Unit]:
     rates = {name: swept for name in rate_experiments(protocol)}
     return [
         Unit(experiment, trial, model)
-        for part in ({"generalization": models, "ood_detection": told_apart}, rates)
+        for part in (dict(zip(EXPERIMENTS, (models, told_apart), strict=True)), rates)
         for trial in range(protocol.trials)
         for experiment, its_models in part.items()
         for model in its_models

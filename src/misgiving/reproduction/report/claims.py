@@ -26,7 +26,7 @@ CLAIM_LEVEL = 0.05
 LEARNING = 0.01  # rise of balanced accuracy in the last quarter of the epochs, if still learning
 MIN_TRIALS = 5  # with fewer, a t-interval is too wide and too sensitive to one trial
 BASELINES = ("vanilla", "detached")
-"""The baselines that stand beside the proposed model in every table.
+"""The baselines that stand beside the proposed model where they were measured.
 
 `detached`, a ranking estimator without a gradient into the classifier, shows the effect of the
 joint gradient; a difference from vanilla alone may come from anything that an estimator changes.
