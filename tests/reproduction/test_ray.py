@@ -92,6 +92,7 @@ def test_a_cluster_whose_worker_is_killed_gives_the_files_of_one_process(
 
 
 @needs_proc
+@pytest.mark.soak  # a minute of two cores
 def test_ctrl_c_leaves_neither_a_process_nor_a_half_written_unit(
     environment, misgiving, tmp_path, monkeypatch
 ):
