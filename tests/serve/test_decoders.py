@@ -269,3 +269,15 @@ def test_after_a_batch_of_several_the_next_one_waits_for_more():
 
     asyncio.run(run())
     batcher.close(10.0)
+
+
+def test_a_loop_that_ends_while_a_thread_rests_leaves_it_to_the_next_loop(monkeypatch):
+    async def run(*items):
+        async with asyncio.timeout(20):
+            return await asyncio.gather(*(batcher.result(item) for item in items))
+
+    monkeypatch.setattr("misgiving.serve.batcher.GATHERING_SECONDS", 60.0)
+    batcher = Batcher("test", list, size=9)
+    assert asyncio.run(run(0, 1, 2)) == [0, 1, 2]  # of which the last two are a batch
+    assert asyncio.run(run(3)) == [3]
+    batcher.close(60.0)

@@ -39,7 +39,8 @@ class Batcher(Generic[Item, Answer]):
     ) -> None:
         self._work, self._size, self._not_retried = work, size, not_retried
         self._waiting: dict[asyncio.Future[Answer], Item] = {}
-        self._free = threads
+        self._free = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._batches: queue.SimpleQueue[dict[asyncio.Future[Answer], Item] | None]
         self._batches = queue.SimpleQueue()
         self._threads = [
@@ -50,7 +51,10 @@ class Batcher(Generic[Item, Answer]):
 
     def result(self, item: Item) -> asyncio.Future[Answer]:
         """Queue an item, for a caller that waits for its result; a cancelled one saves the work."""
-        future = asyncio.get_running_loop().create_future()
+        if self._loop is not (loop := asyncio.get_running_loop()):
+            # nothing is delivered to an earlier loop, which has ended
+            self._loop, self._free = loop, len(self._threads)
+        future = loop.create_future()
         future.add_done_callback(lambda done: self._waiting.pop(done, None))
         self._waiting[future] = item
         self._start()
