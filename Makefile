@@ -57,7 +57,7 @@ coverage: $(VENV)/.dev ## Tests with line and branch coverage.
 	$(BIN)/pytest --cov --cov-report=term-missing:skip-covered
 
 soak: $(VENV)/.dev ## Long tests: many kills, attacks and simulations, and a thousand examples of each property.
-	$(BIN)/pytest -m "soak or hypothesis" --hypothesis-profile soak --jaxtyping-packages=misgiving,beartype.beartype
+	$(BIN)/pytest -m "soak or hypothesis" --hypothesis-profile soak
 
 bench: $(VENV)/.dev ## Benchmarks of speed (benchmarks/results.md), of its growth and, with PREDICTIONS=FOLDER, of the guarantees.
 	$(BIN)/python benchmarks/run_all.py

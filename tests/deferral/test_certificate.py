@@ -67,6 +67,7 @@ def test_an_operating_point_that_accepts_nothing_has_the_bound_1(certificate):
         *(pytest.param(2000, size, 0.95, marks=pytest.mark.soak) for size in (20, 60, 300)),
     ],
 )
+@pytest.mark.usefixtures("as_in_use")
 def test_no_bound_is_exceeded_in_more_draws_than_the_confidence_allows(draws, size, confidence):
     tuning, missed = drawn_cases(100, 10**6), 0
     for draw in range(draws):
@@ -77,6 +78,7 @@ def test_no_bound_is_exceeded_in_more_draws_than_the_confidence_allows(draws, si
     assert missed <= (1 - confidence) * draws
 
 
+@pytest.mark.usefixtures("as_in_use")
 def test_the_acceptance_interval_covers_the_true_rate_whichever_threshold_was_chosen():
     targets, tuning = replace(OOD, confidence=0.95), drawn_cases(300, 10**6)
     missed, accepting = 0, 0
@@ -214,6 +216,7 @@ def test_the_error_to_expect_and_its_bound_are_those_of_the_threshold(certificat
     assert nothing.highest_error == 1
 
 
+@pytest.mark.usefixtures("as_in_use")
 def test_the_error_to_expect_is_not_too_low_although_few_cases_chose_the_threshold():
     tuning, targets, errors = drawn_cases(100, 10**6), Targets(max_error=0.1), []
     for draw in range(100):

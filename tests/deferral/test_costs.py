@@ -76,6 +76,7 @@ def test_the_certificate_has_the_mean_cost_and_an_exact_bound_on_the_error(defer
     assert certificate.mean_cost.best == pytest.approx(min(by_threshold) / len(labels))
 
 
+@pytest.mark.usefixtures("as_in_use")
 def test_the_interval_of_the_mean_cost_and_the_bound_of_the_error_hold():
     """The policy is fixed, and the calibration cases are drawn again."""
     policy, missed = fitted(), np.zeros(3)

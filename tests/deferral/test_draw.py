@@ -265,6 +265,7 @@ def test_labels_are_joined_by_id():
     assert (some.labels >= 0).sum() == 1
 
 
+@pytest.mark.usefixtures("as_in_use")
 def test_each_look_has_a_part_of_the_level_and_all_have_the_whole():
     looks = (50, 100, 200)
     deferral, drawn = drawn_for(looks=looks)

@@ -126,6 +126,7 @@ def test_classes_are_answered_from_no_looser_threshold_than_superclasses(deferra
     assert policy.certificate.finer.accept_threshold < lowest <= finer.accept_threshold < math.inf
 
 
+@pytest.mark.usefixtures("as_in_use")
 def test_both_limits_hold_with_half_of_the_level_each():
     """Calibration sets are drawn again; scores are those of one tuning set."""
     policy, (logits, labels) = fitted(), outputs(30_000, 9)

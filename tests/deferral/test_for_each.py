@@ -53,6 +53,7 @@ def missed(certificate, worst, *, tied=False):
 @pytest.mark.parametrize("tied", [False, True], ids=["", "tied"])
 @pytest.mark.parametrize("counts", [(300, 80), (200, 150, 100, 60, 40, 30, 20, 10, 3)])
 @pytest.mark.parametrize("simultaneous", [True, False])
+@pytest.mark.usefixtures("as_in_use")
 def test_thresholds_hold_together_or_each_alone(counts, tied, simultaneous):
     targets = replace(TARGETS, simultaneous=simultaneous)
     draws, rows = 120 if len(counts) == 2 else 60, []

@@ -110,6 +110,7 @@ def drawn(random, count, curve, rate, steps):
 @pytest.mark.parametrize("steps", [10**9, 20])
 @pytest.mark.parametrize("name", CURVES)
 @pytest.mark.parametrize(("cases", "rate"), [(60, 0.3), (150, 0.1)])
+@pytest.mark.usefixtures("as_in_use")
 def test_no_risk_curve_breaks_the_target_more_often_than_the_level(cases, rate, name, steps):
     random, curve, draws = np.random.default_rng(cases), CURVES[name], 500
     grid = (np.arange(100_000) + 0.5) / 100_000

@@ -89,6 +89,7 @@ def test_the_mean_error_of_batches_is_within_the_target(curve, cases, images, ra
 @pytest.mark.filterwarnings("ignore:Accepted. nothing")
 @pytest.mark.parametrize("silent", [False, True])
 @pytest.mark.parametrize("draws", [80, pytest.param(600, marks=pytest.mark.soak)])
+@pytest.mark.usefixtures("as_in_use")
 def test_targets_hold_on_average_over_policies_and_batches(silent, draws):
     """The error of the accepted, the misses of a class, and OOD false alarms, all at once."""
     random = np.random.default_rng(0)

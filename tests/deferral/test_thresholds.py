@@ -60,6 +60,7 @@ def test_a_certificate_counts_the_calibration_cases(mask):
     assert points[-1].accepted == familiar.sum()  # the rank that accepts everything
 
 
+@pytest.mark.usefixtures("as_in_use")
 def test_targets_are_met_in_all_but_few_draws_also_where_some_are_never_acceptable():
     population, random = masked(drawn_cases(20_000, 3), 5), np.random.default_rng(0)
     missed, accepting = 0, 0
