@@ -170,7 +170,7 @@ def violations_in(visit, tmp_path):
 
 @pytest.fixture
 def as_in_use():
-    """Without the checks of the test run, which would refuse arguments first or slow simulations."""
+    """Without the checks of the test run, which would refuse arguments or slow simulations."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
