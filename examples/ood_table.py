@@ -38,7 +38,7 @@ detectors = FittedDetectors.fit(
         groups=names,
         classes=tuple("0123456"),
     ),
-    ["knn", "mahalanobis", "relative_mahalanobis"],
+    ["knn", "mahalanobis", "mahalanobis++"],
 )
 
 

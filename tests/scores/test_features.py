@@ -6,10 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from pytorch_ood.detector import KNN, NCI, RMD, KLMatching, Mahalanobis, NNGuide, ViM, fDBD
+from pytorch_ood.detector import KNN, Mahalanobis, ViM
 from scenes import CLASSES, WIDTH, predictions, scene
 from sklearn.metrics import roc_auc_score
-from torch import nn
 from torch.nn import functional as F
 
 from misgiving.errors import UsageError
@@ -31,44 +30,16 @@ def principal(directions):
     return lambda other: other.features.astype(np.float64) @ directions.T
 
 
-def test_mahalanobis_is_the_distance_to_the_nearest_class_and_the_relative_one_less_that_to_all(
-    detectors, training, queries, principal
-):
+def test_mahalanobis_is_the_distance_to_the_nearest_class(detectors, training, queries, principal):
     features, labels, count = principal(training), training.labels, len(training)
-    centre = features.mean(axis=0)
     means = [features[labels == label].mean(axis=0) for label in range(CLASSES)]
     centred = np.stack([row - means[label] for row, label in zip(features, labels, strict=True)])
     shared = np.linalg.inv(centred.T @ centred / count)  # the covariance that the classes share
-    whole = np.linalg.inv(np.cov(features.T, bias=True))
-    nearest, relative = [], []
-    for query in principal(queries):
-        least = min(float((query - mean) @ shared @ (query - mean)) for mean in means)
-        nearest.append(-0.5 * least / count)
-        relative.append(-(least - float((query - centre) @ whole @ (query - centre))) / count)
-    scores = detectors(queries)
-    np.testing.assert_allclose(scores["mahalanobis"], nearest, rtol=1e-6)  # the ridge is 1e-6
-    np.testing.assert_allclose(scores["relative_mahalanobis"], relative, rtol=1e-6, atol=1e-8)
-
-
-def test_residual_mahalanobis_is_that_of_what_a_reconstruction_by_half_of_the_directions_leaves(
-    detectors, training, queries
-):
-    features = training.features.astype(np.float64)
-    mean, half = features.mean(axis=0), WIDTH // 2
-    directions = np.linalg.svd(features - mean, full_matrices=False)[2]
-
-    def residual(row):
-        left = row - mean
-        for direction in directions[:half]:
-            left = left - (left @ direction) * direction
-        return left
-
-    scatter = sum(np.outer(left, left) for left in map(residual, features))
-    inverse = np.linalg.pinv(scatter, rcond=1e-9)  # it is singular along the other half
-    rest = map(residual, queries.features.astype(np.float64))
-    expected = [-math.sqrt(left @ inverse @ left) for left in rest]
-    scores = detectors(queries)["residual_mahalanobis"]
-    np.testing.assert_allclose(scores, expected, rtol=1e-6)  # the ridge is 1e-6
+    nearest = [
+        -0.5 * min(float((query - mean) @ shared @ (query - mean)) for mean in means) / count
+        for query in principal(queries)
+    ]
+    np.testing.assert_allclose(detectors(queries)["mahalanobis"], nearest, rtol=1e-6)  # the ridge
 
 
 def test_knn_is_the_distance_to_the_30th_of_600_unit_neighbours(
@@ -152,89 +123,23 @@ def test_vim_is_the_energy_less_the_scaled_residual(training, queries):
     np.testing.assert_allclose(detectors(queries)["vim"], expected, rtol=1e-8, atol=1e-8)
 
 
-def test_nnguide_is_the_energy_times_that_of_ten_neighbours(training, queries):
-    def energy(row):
-        return math.log(
-            sum(math.exp(value) for value in training.head.weight @ row + training.head.bias)
-        )
-
-    bank = [energy(row) * row / math.sqrt(sum(row**2)) for row in training.features]
-    expected = []
-    for query in queries.features:
-        similarities = sorted(float(query @ row) / math.sqrt(sum(query**2)) for row in bank)
-        expected.append(energy(query) * np.mean(similarities[-10:]))
-    actual = FittedDetectors.fit(training, ["nnguide"])(queries)["nnguide"]
-    np.testing.assert_allclose(actual, expected, rtol=1e-5)  # the loop is in float32
-
-
-def test_nci_is_the_alignment_with_the_predicted_class(training, queries, detectors):
-    mean, expected = training.features.mean(axis=0, dtype=np.float64), []
-    for query, logits in zip(queries.features, queries.logits, strict=True):
-        chosen = training.head.weight[logits.argmax()]
-        expected.append(sum((query - mean) * chosen) / math.sqrt(sum((query - mean) ** 2)))
-    np.testing.assert_allclose(detectors(queries)["nci"], expected, rtol=1e-6)
-
-
-def test_fdbd_is_the_mean_distance_to_boundaries_over_that_to_the_mean(
-    training, queries, detectors
-):
-    weight, mean, expected = training.head.weight, training.features.mean(axis=0), []
-    for query, logits in zip(queries.features, queries.logits, strict=True):
-        best = int(logits.argmax())
-        gaps = [
-            (logits[best] - logits[other]) / math.dist(weight[best], weight[other])
-            for other in range(CLASSES)
-            if other != best
-        ]
-        expected.append(np.mean(gaps) / math.dist(query, mean))
-    np.testing.assert_allclose(detectors(queries)["fdbd"], expected, rtol=1e-4)
-
-
-def test_kl_matching_is_the_divergence_from_the_nearest_typical_softmax(
-    training, queries, detectors
-):
-    def softmax(row):
-        powers = np.array([math.exp(value) for value in row])
-        return powers / powers.sum()
-
-    known = np.stack([softmax(row) for row in training.logits])
-    typical = [known[known.argmax(axis=1) == label].mean(axis=0) for label in range(CLASSES)]
-    expected = []
-    for row in queries.logits:
-        p = softmax(row)
-        expected.append(-min(sum(p * np.log(p / other)) for other in typical))
-    actual = detectors(queries)["kl_matching"]
-    np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-12)
-
-
 def in_pytorch_ood(training, queries, directions, principal):
     """Scores of the queries by pytorch-ood on the same reduced features, signs turned."""
     weight = torch.tensor(training.head.weight @ directions.T)
-    features, logits = (torch.tensor(v) for v in (principal(queries), queries.logits.astype(float)))
-    head = nn.Linear(*weight.shape[::-1]).requires_grad_(False)
-    head.weight.copy_(weight)
-    head.bias.copy_(torch.tensor(training.head.bias))
-    head.float()
     known, labels = torch.tensor(principal(training)), torch.tensor(training.labels)
+    features = torch.tensor(principal(queries))
     detectors = {
         "mahalanobis": Mahalanobis(None),
-        "relative_mahalanobis": RMD(None),
         "knn": KNN(None, k=30, algorithm="brute"),
         "vim": ViM(None, WIDTH // 2, weight, torch.tensor(training.head.bias)),
-        "nnguide": NNGuide(None, head, k=10),
-        "nci": NCI(None, head),
-        "fdbd": fDBD(None, head),
     }
-    single = ("nnguide",)  # the others take float64, some of which they make float32
     unit, queried = (F.normalize(values) for values in (known, features))
     normalised = Mahalanobis(None).fit_features(unit, labels)
     scores = {"mahalanobis++": -normalised.predict_features(queried).numpy()}
     for name, detector in detectors.items():
         detector.fit_features(known, labels)
-        queried = features.float() if name in single else features
-        scores[name] = -detector.predict_features(queried).double().numpy()
-    matching = KLMatching(None).fit_logits(torch.tensor(training.logits.astype(float)))
-    return scores | {"kl_matching": -matching.predict_logits(logits).numpy()}
+        scores[name] = -detector.predict_features(features).double().numpy()
+    return scores
 
 
 @pytest.fixture(scope="module")
@@ -247,22 +152,13 @@ def by_pytorch_ood(training, queries, directions, principal):
         torch.set_default_dtype(before)
 
 
-# pytorch-ood computes these in float32, which has seven digits. ViM takes the difference of two
-# terms of 30 or so, one of which depends on eigenvectors.
-IN_SINGLE_PRECISION = {"vim": 3e-4, "nnguide": 1e-5, "nci": 1e-5, "fdbd": 1e-5}
-
-
-@pytest.mark.parametrize(
-    "name", sorted(FEATURE_SCORES.keys() - {"knn_taps", "knn_layers", "residual_mahalanobis"})
-)  # which it does not have
+@pytest.mark.parametrize("name", ["mahalanobis", "mahalanobis++", "knn", "vim"])
 def test_every_score_of_features_is_that_of_pytorch_ood(name, detectors, queries, by_pytorch_ood):
     assert np.ptp(by_pytorch_ood[name]) > 0
-    np.testing.assert_allclose(
-        detectors(queries)[name],
-        by_pytorch_ood[name],
-        rtol=IN_SINGLE_PRECISION.get(name, 1e-9),
-        atol=IN_SINGLE_PRECISION.get(name, 1e-9),
-    )
+    # It computes ViM in float32, as the difference of two terms of 30 or so.
+    within = 3e-4 if name == "vim" else 1e-9
+    actual = detectors(queries)[name]
+    np.testing.assert_allclose(actual, by_pytorch_ood[name], rtol=within, atol=within)
 
 
 @pytest.mark.parametrize("name", FEATURE_SCORES)
@@ -314,15 +210,3 @@ def test_some_scores_do_not_change_when_a_feature_vector_is_scaled(name, detecto
     larger = replace(queries, features=queries.features * np.float32(4.0))
     scaled = detectors.only([name])(larger)[name]
     np.testing.assert_allclose(scaled, detectors(queries)[name], rtol=1e-12)
-
-
-def test_a_score_that_is_not_defined_is_not_finite_and_no_failure(detectors, queries):
-    """At the mean of the training features the direction from it is not defined."""
-    mean = detectors.statistics["nci"]["mean"]
-    # Features that are already along the directions meet the mean without rounding.
-    reduced = replace(detectors.only(["nci"], probes=False), directions=np.eye(len(mean)))
-    features = np.vstack([queries.features.astype(np.float64) @ detectors.directions.T, mean])
-    logits = np.vstack([queries.logits, queries.logits[:1]])
-    scores = reduced(Outputs(logits=logits, features=features))["nci"]
-    assert np.isfinite(scores[:-1]).all()
-    assert np.isnan(scores[-1])

@@ -92,8 +92,7 @@ PoolOrNone = Annotated[
     Path | None, cyclopts.Parameter("POOL", help="For a RUN: a folder of images without labels.")
 ]
 OodDetector = Literal[
-    "knn_layers", "knn", "knn_taps", "mahalanobis", "mahalanobis++", "relative_mahalanobis",
-    "residual_mahalanobis", "vim", "nnguide", "nci", "fdbd", "kl_matching", "msp", "energy",
+    "knn_layers", "knn", "knn_taps", "mahalanobis", "mahalanobis++", "vim", "msp", "energy",
     "max_logit", "entropy", "gen", "max_logit_norm", "predicted_loss",
 ]  # fmt: skip
 Looks = Annotated[tuple[int, ...], cyclopts.Parameter(metavar="N,N,...", n_tokens=1)]

@@ -24,16 +24,10 @@ DETECTOR_TITLES = {
     "second_opinion": "second opinion",
     "mahalanobis": "Mahalanobis",
     "mahalanobis++": "Mahalanobis++",
-    "relative_mahalanobis": "relative Mahalanobis",
-    "residual_mahalanobis": "residual Mahalanobis",
     "knn": "kNN",
     "knn_taps": "kNN of taps",
     "knn_layers": "kNN of layers",
     "vim": "ViM",
-    "nnguide": "NNGuide",
-    "nci": "NCI",
-    "fdbd": "fDBD",
-    "kl_matching": "KL matching",
     "acceptance_score": "acceptance score",
 }
 

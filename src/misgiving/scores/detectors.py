@@ -129,7 +129,7 @@ class FittedDetectors:
             )
         if not self.statistics:
             return {}
-        columns = {"logits": outputs.logits, "features": outputs.features, "taps": outputs.taps}
+        columns = {"features": outputs.features, "taps": outputs.taps}
         given = {name: values for name, values in columns.items() if values is not None}
         arrays = [array for fitted in self.statistics.values() for array in fitted.values()]
         rows = max(1, CELLS // max((len(array) for array in arrays if array.ndim), default=1))
@@ -145,9 +145,7 @@ class FittedDetectors:
         if any(FEATURE_SCORES[name].reads == "layers" for name in self.names):
             wide["layers"] = _layers(wide["taps"], wide["reduced"])
         return {
-            name: FEATURE_SCORES[name].score(
-                fitted, wide["logits"], wide[FEATURE_SCORES[name].reads]
-            )
+            name: FEATURE_SCORES[name].score(fitted, wide[FEATURE_SCORES[name].reads])
             for name, fitted in self.statistics.items()
         }
 
@@ -204,7 +202,7 @@ def _reduce(
 ) -> Training:
     """Change to coordinates along `directions`, about the features' own origin.
 
-    Angles (knn, nnguide) are measured at that origin; the other scores do not depend on it. The
+    Angles (knn) are measured at that origin; the other scores do not depend on it. The
     head's bias includes its response to the mean feature outside the directions.
     """
     classes, width = training.logits.shape[1], features.shape[1]
@@ -214,7 +212,6 @@ def _reduce(
     mean = features.mean(axis=0)
     outside = mean - mean @ directions.T @ directions
     return Training(
-        logits=training.logits.astype(np.float64),
         features=features @ directions.T,
         labels=training.labels,
         head={"weight": weight @ directions.T, "bias": bias + weight @ outside},
