@@ -101,7 +101,7 @@ def test_evaluate_leaves_out_near_duplicates_of_training_images(
     if not there:
         photos.rename(tmp_path / "moved")
     error = succeed("evaluate", run_folder, f"folder:{copies}", "--device", "cpu").err
-    assert (f"left out: {trained} images of groups on which the model was" in error) == there
+    assert (f"left out: {trained} cases of groups on which the model was" in error) == there
     assert (f"{24 - trained} of {24 - trained} images are measured" in error) == there
     sought = f"near duplicates were sought of 0 of {trained} training images"
     assert (sought in error) != there
@@ -116,7 +116,7 @@ def test_evaluate_measures_held_out_and_ood_images(succeed, run_folder, photos, 
     command = ("evaluate", run_folder, f"folder:{photos}", "--device", "cpu")
     _, output, error = succeed(*command, "--ood", f"b_box={scans}", "--ood", scans, "--ood", other)
     assert "6 of 6 images are measured" in error
-    assert "left out: 18 images on which the model was trained, or copies of these" in error
+    assert "left out: 18 cases on which the model was trained, or copies of these" in error
     assert "of 6 images are classified correctly" in output
     rows = rows_of(run_folder / "evaluation" / "measurements.csv")
     assert next(float(row["value"]) for row in rows if row["metric"] == "images") == 6

@@ -77,8 +77,8 @@ def test_the_command_gives_the_policy_of_the_library_on_sets_that_share_no_image
 ):
     run, error = calibrated
     for words in (
-        "left out: 269 images on which the model was trained, or copies of these",
-        "a fifth of 1487 images, drawn by group with seed 0, and the rest",
+        "left out: 269 cases on which the model was trained, or copies of these",
+        "a fifth of 1487 cases, drawn by group with seed 0, and the rest",
         "at most 30 % of 3 cases are accepted as another class",
         "does not extend to other devices",
     ):
@@ -217,7 +217,7 @@ def test_evaluate_says_that_images_were_calibrated_on_and_shows_some_of_them(eva
     folder, said = evaluated
     optimistic = "1487 of these 1487 images: the numbers of its decisions are optimistic"
     page = (folder / "report.html").read_text()
-    assert "left out: 41 images of groups on which the model was trained" in said.err
+    assert "left out: 41 cases of groups on which the model was trained" in said.err
     assert optimistic in said.err
     assert optimistic in page
     assert page.count("data:image/jpeg") == 24
@@ -283,7 +283,7 @@ def test_from_cases_takes_an_audit_sample_and_refuses_other_reviews(
     assert misgiving(*command, "--from-cases", sample).code == 0
     again = misgiving(*command, "--from-cases", sample, "--seed", 1)
     images = len(Deferral.load(with_policy / "policy").cases_.images)
-    assert (again.code, f"before with {images} of these images" in again.err) == (0, True)
+    assert (again.code, f"before with {images} of these cases" in again.err) == (0, True)
     assert "alarm" not in again.err
 
 

@@ -54,7 +54,7 @@ def test_from_a_pool_without_labels_to_a_policy(succeed, place):
     said = succeed(*shlex.split(said.partition("Then misgiving ")[2])).err
     certificate = Deferral.load(place / "policy").certificate_
     assert certificate.cases == 200
-    assert f"{certificate.accepted_images} of 1900 images of the pool" in said
+    assert f"{certificate.accepted_images} of 1900 cases of the pool" in said
     decided = succeed("predict", "policy", "pool.csv").out.splitlines()
     assert 100 < sum(",accept," in line for line in decided) < 2000
 

@@ -192,7 +192,7 @@ def test_plan_has_the_bounds_of_both_guarantees_and_counts_groups(succeed, tmp_p
     assert cells_of(output, "if so many")[1:] == ["0 %", "1 %", "3 %", "5 %"]
     assert "needs no more cases if none is wrong, or if 1 % are wrong." in error
     table = write_rows(tmp_path / "t.csv", 100, patient=[f"p{row // 2}" for row in range(100)])
-    said = "four fifths of the groups, has 80 rows. One image of each patient counts: 40 cases"
+    said = "four fifths of the groups, has 80 rows. One case of each patient counts: 40 cases"
     assert said in succeed("plan", table, "--max-error", 0.05).err
 
 

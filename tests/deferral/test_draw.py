@@ -121,7 +121,7 @@ def test_shares_p_values_and_drift_are_of_the_pool(fitted):
     assert len(scores.earlier) == len(familiarity.earlier) == 3000
     assert acceptance.interval.lower < accepted / 3000 < acceptance.interval.upper
     words = "\n".join(certificate_sentences(fitted))
-    assert f"{accepted} of 3000 images of the pool" in words
+    assert f"{accepted} of 3000 cases of the pool" in words
 
 
 def test_a_case_without_a_label_counts_as_wrong(drawn):

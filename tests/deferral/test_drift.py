@@ -223,10 +223,10 @@ def test_unfamiliar_images_are_detected_even_where_the_score_has_not_changed():
     cases.ood_scores[:] -= 2
     test = monitored(cases)["familiarity"]
     assert test.since < 40
-    assert "less like the training images" in sentence(test, test.latest)
+    assert "less like the training cases" in sentence(test, test.latest)
     as_score = sentence(test, test.alarmed_with, knows_training=False)
     assert as_score.startswith("The OOD scores are lower in the last ")
-    assert "training images" not in as_score
+    assert "training cases" not in as_score
 
 
 def test_a_nan_score_counts_as_the_lowest():

@@ -162,7 +162,7 @@ def test_the_order_of_images_with_equal_scores_and_groups_does_not_matter():
     assert len(thresholds) == 1
 
 
-@pytest.mark.filterwarnings("ignore:The images are no longer like")
+@pytest.mark.filterwarnings("ignore:The cases are no longer like")
 def test_silent_errors_alone_are_decided_image_by_image():
     deferral, (logits, _) = fitted(max_error=None, max_silent_error=0.02), outputs(60, seed=5)
     singly = [deferral.decide(row[None])[0].decision for row in logits]
@@ -171,7 +171,7 @@ def test_silent_errors_alone_are_decided_image_by_image():
     assert "accept" in singly
 
 
-@pytest.mark.filterwarnings("ignore:The images are no longer like")
+@pytest.mark.filterwarnings("ignore:The cases are no longer like")
 def test_one_image_of_each_group_decides_the_batch_in_any_order():
     deferral, (logits, _) = fitted(max_error=0.1), outputs(120, seed=7, signal=1.5)
     groups = np.array([f"g{row % 60}" for row in range(120)])

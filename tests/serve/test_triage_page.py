@@ -299,7 +299,7 @@ def test_a_target_of_silent_errors_is_not_shown_as_an_error_among_the_accepted(
     model = page_service.service.model
     model.policy = made_policy(Targets(max_silent_error=0.02), guarantee="average").policy_
     page = opened(prepare=no_pictures)
-    target = "on average at most 2.0 % of all images accepted with a wrong answer"
+    target = "on average at most 2.0 % of all cases accepted with a wrong answer"
     expect(page.locator("#setting-now")).to_have_text(f"saved policy: {target}")
     expect(page.locator("#target-text")).to_have_text("\N{EN DASH}")
     expect(page.locator("#setting-note")).to_contain_text(f"The saved policy itself: {target}.")

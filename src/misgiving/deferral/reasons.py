@@ -87,7 +87,7 @@ def _by_fixed_rule(policy: Policy, image: Image) -> str | None:
 
 
 def _images(policy: Policy) -> str:
-    return "calibration cases" if policy.certificate.pool is None else "images of the pool"
+    return "calibration cases" if policy.certificate.pool is None else "cases of the pool"
 
 
 def _compared(policy: Policy, image: Image) -> str:

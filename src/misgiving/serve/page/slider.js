@@ -49,7 +49,7 @@ function targetOf({
   const targets = [];
   const ofEach = column ? ` of each ${column.split(":")[0].replaceAll("_", " ")}` : "";
   if (error != null) targets.push(`at most ${atMost(error)} errors${ofEach}`);
-  if (silent != null) targets.push(`at most ${atMost(silent)} of all images accepted with a wrong answer`);
+  if (silent != null) targets.push(`at most ${atMost(silent)} of all cases accepted with a wrong answer`);
   if (deferred != null) targets.push(`at most ${atMost(deferred)} deferred`);
   const holds = {
     average: "on average",
@@ -80,14 +80,14 @@ function spoken(aim, point) {
 
 function explain(point) {
   const { confidence, cases, pool, policy } = state.calibration;
-  const like = pool ? `the ${pool} images of the pool` : `the ${cases} calibration cases`;
+  const like = pool ? `the ${pool} cases of the pool` : `the ${cases} calibration cases`;
   const limits = policy.class_targets.length ? [`missed ${policy.class_targets.join(", ")}`] : [];
-  if (policy.max_silent_error != null) limits.push("wrong answers among all images");
+  if (policy.max_silent_error != null) limits.push("wrong answers among all cases");
   const omitted = limits.length ? ` Limits on ${limits.join(" and ")} are not part of the preview.` : "";
   const own = state.target == null && point
     ? ` The saved policy itself: ${targetOf(policy)}.` : "";
   const basis = `With ${percent(confidence, 0)} confidence, the bounds hold for all operating points `
-    + `at once, for images like ${like}.`;
+    + `at once, for cases like ${like}.`;
   const rest = `${omitted} ${policy.naming}`;
   if (!point && state.target == null) return `${policy.accepts ? "" : "The saved policy accepts no answer."}${rest}`.trimStart();
   if (!point) return `No operating point has so low a bound: everything would be deferred.${rest}`;
