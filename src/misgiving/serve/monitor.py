@@ -237,15 +237,14 @@ class AuditDraw:
         if case.decision != "accept":
             per_deferred = accepted / max(1, len(self._accepted) - accepted)
             blind_share *= max(1.0, BLIND_PER_AUDITED * per_deferred)
-        position = uniform(self._secret, f"place {case.id}")
         self._accepted.append(case.decision == "accept")
         is_unit = number == 0 if case.group else not case.is_copy
         flags = {
             "audited": drawn < self._share and is_unit,
             "blind": drawn < blind_share,
-            "position": position,
+            "position": uniform(self._secret, f"place {case.id}"),
         }
-        return case.model_copy(update=flags | {"position": position})
+        return case.model_copy(update=flags)
 
 
 def audit_draw(store: Store, row: Any, settings: ServiceSettings) -> AuditDraw | Shadow | None:
