@@ -32,12 +32,8 @@ def identity_of(case: Case) -> tuple[object, ...]:
 
 def row_of(case: Case) -> dict[str, Any]:
     """The row of a case, with what its sender and its readers do not see."""
-    values = case.model_dump(mode="json", exclude={"review"})  # reviews have their own table
-    hidden = (
-        *("sent_by", "pixels", "is_copy", "repeat", "audited", "blind", "position"),
-        *("listed_decision", "expected_error"),
-    )
-    values |= {name: getattr(case, name) for name in hidden}
+    values = {column.name: getattr(case, column.name, None) for column in CASES.columns}
+    values |= case.model_dump(mode="json", exclude={"review"})  # reviews have their own table
     return values | {"folded_name": folded(case.name)}
 
 
