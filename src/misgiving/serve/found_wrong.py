@@ -31,6 +31,7 @@ from misgiving.serve.case import (
     folded,
 )
 from misgiving.serve.problems import ProblemError
+from misgiving.serve.reviews import reviews_by_case
 from misgiving.serve.store import Store
 
 TELLING_TIME = timedelta(days=1)  # after which an open answer is overdue
@@ -157,21 +158,20 @@ class FoundWrongRecord:
             connection.execute(insert(TOLD).values(case_id=id, **told.model_dump(mode="json")))
 
     def _read(self) -> dict[str, dict[str, Any]]:
-        with self._lock:
-            with self._store.begin() as connection:
-                key = self._store.latest()[1], connection.scalar(select(func.max(TOLD.c.number)))
-                if key == self._key:
-                    return self._content
-                notes = dict[str, list[Told]]()
-                for row in connection.execute(select(TOLD).order_by(TOLD.c.number)):
-                    notes.setdefault(row.case_id, []).append(Told.model_validate(row._asdict()))
+        with self._lock, self._store.begin() as connection:
+            key = self._store.latest()[1], connection.scalar(select(func.max(TOLD.c.number)))
+            if key == self._key:
+                return self._content
+            notes = dict[str, list[Told]]()
+            for row in connection.execute(select(TOLD).order_by(TOLD.c.number)):
+                notes.setdefault(row.case_id, []).append(Told.model_validate(row._asdict()))
             objected = (
                 select(REVIEWS.c.case_id)
                 .join(CASES, CASES.c.id == REVIEWS.c.case_id)
                 .where(CASES.c.decision == "accept", ~CASES.c.shadow)
                 .where(REVIEWS.c.verdict.in_(OBJECTIONS))
             )
-            reviews = self._store.reviews_by_case(REVIEWS.c.case_id.in_(objected))
+            reviews = reviews_by_case(connection, REVIEWS.c.case_id.in_(objected))
             self._content = {id: _entry(given, notes.get(id, [])) for id, given in reviews.items()}
             self._key = key
             return self._content

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, get_args
 
 import sqlalchemy as sa
-from sqlalchemy import ColumnElement, Connection, Select, func, insert, select
+from sqlalchemy import Connection, Select, func, insert, select
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from misgiving.deferral.decisions import Outcome
@@ -349,12 +349,8 @@ class Store:
 
     def blind_answers(self) -> dict[str, list[Review]]:
         """All blind answers by case, oldest first."""
-        return self.reviews_by_case(REVIEWS.c.blind)
-
-    def reviews_by_case(self, condition: ColumnElement[bool]) -> dict[str, list[Review]]:
-        """The reviews that meet a condition, oldest first."""
         with self.begin() as connection:
-            return reviews_by_case(connection, condition)
+            return reviews_by_case(connection, REVIEWS.c.blind)
 
     def open_blind(self, before: str) -> int:
         """Number of blind cases that came before this time and that nobody has answered."""
