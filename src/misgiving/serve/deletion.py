@@ -43,12 +43,6 @@ class Deletion(NamedTuple):
     untold: int
 
 
-def untold_answers(store: Store) -> set[str]:
-    """Cases whose answer was accepted and found wrong, and that nobody was told of."""
-    found = FoundWrongRecord(store).answers(states=("open", "contradicted"))
-    return {answer.id for answer in found.answers}
-
-
 def delete_cases(
     store: Store, images: KeptImages | None, chosen: ColumnElement[bool], *, sparing: bool = False
 ) -> Deletion:
@@ -75,7 +69,8 @@ def delete_cases(
             batch = arrived.where(CASES.c.id.in_(ids[start : start + BATCH]))
             rows = connection.execute(batch).all()
             blind = {row.id for row in rows if row.blind}
-            untold = {row.id for row in rows} & untold_answers(store)
+            found_wrong = FoundWrongRecord(store).answers(states=("open", "contradicted"))
+            untold = {row.id for row in rows} & {answer.id for answer in found_wrong.answers}
             spared = blind | untold if sparing else set()
             rows = [row for row in rows if row.id not in spared]
             _delete(connection, rows, images)
@@ -96,7 +91,9 @@ def check_folder(store: Store, images: KeptImages | None, chosen: ColumnElement[
 def _delete(connection: Connection, rows: Sequence[Any], images: KeptImages | None) -> None:
     ids = [row.id for row in rows]
     reviews = reviews_by_case(connection, REVIEWS.c.case_id.in_(ids))
-    if kept := [_kept(row, reviews.get(row.id, [])) for row in rows if _is_evidence(row)]:
+    evidence = [row for row in rows if row.policy_fingerprint is not None and row.place is None]
+    if evidence:
+        kept = [_kept(row, reviews.get(row.id, [])) for row in evidence]
         connection.execute(insert(DELETED), kept)
     for table in reversed(STORE_TABLES.sorted_tables):
         key = CASES.c.id if table is CASES else table.columns.get("case_id")
@@ -120,10 +117,6 @@ def _forget_groups(connection: Connection, groups: Iterable[str]) -> None:
         if not connection.execute(select(CASES.c.id).where(CASES.c.group == group)).first():
             renamed = update(DELETED).where(DELETED.c.group == group)
             connection.execute(renamed.values(group=secrets.token_hex(8)))
-
-
-def _is_evidence(row: Any) -> bool:
-    return row.policy_fingerprint is not None and row.place is None
 
 
 def _kept(row: Any, reviews: Sequence[Review]) -> dict[str, Any]:
