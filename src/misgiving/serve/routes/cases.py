@@ -179,37 +179,33 @@ def export_cases(
     return cases_as_csv(service, "cases.csv", service.store.all(query))
 
 
-def _case_with_history(
+@router.get("/cases/{id}", responses=NO_CASE | fhir.DOCUMENTED, response_model=OpenedCase)
+def get_case(
     request: Request,
     service: ServiceDep,
     id: CaseId,
     reader: ReaderDep,
     limit: Annotated[int, Query(ge=1, le=500, description="Reviews per page.")] = 50,
     cursor: Annotated[str | None, Query(pattern=TIME, description="Of the page before.")] = None,
-) -> OpenedCase:
-    if (key := key_of(request)) and key.role == "send":
-        case = _case(request, id, service, reader)
-        return CaseWithHistory(**case.model_dump(), reviews=[])
-    service.store.settle_answers(reader, opened=id)
-    opened = _opened(service, _case(request, id, service, reader), reader)
-    if isinstance(opened, BlindCase):
-        return opened
-    last = service.store.reviews(id, limit=limit + 1, before=cursor)
-    page = last[-limit:]
-    earlier = zulu(page[0].reviewed_at) if len(last) > limit else None
-    return CaseWithHistory(**opened.model_dump(), reviews=page, cursor=earlier)
-
-
-@router.get("/cases/{id}", responses=NO_CASE | fhir.DOCUMENTED, response_model=OpenedCase)
-def get_case(
-    request: Request, service: ServiceDep, case: Annotated[OpenedCase, Depends(_case_with_history)]
 ) -> OpenedCase | Response:
     """Open one case, with its last reviews: the reader's answers to other cases count from now.
 
     A key to send opens the cases that it sent, without reviews. Who accepts `application/fhir+json`
     gets an Observation of FHIR R4B.
     """
-    return fhir.observation_of(case, service.model) if fhir.is_accepted(request) else case
+    is_sender = (key := key_of(request)) is not None and key.role == "send"
+    if not is_sender:
+        service.store.settle_answers(reader, opened=id)
+    case = _case(request, id, service, reader)
+    opened = case if is_sender else _opened(service, case, reader)
+    if fhir.is_accepted(request):
+        return fhir.observation_of(opened, service.model)
+    if isinstance(opened, BlindCase):
+        return opened
+    last = [] if is_sender else service.store.reviews(id, limit=limit + 1, before=cursor)
+    page = last[-limit:]
+    earlier = zulu(page[0].reviewed_at) if len(last) > limit else None
+    return CaseWithHistory(**opened.model_dump(), reviews=page, cursor=earlier)
 
 
 def _opened(service: Service, case: Case, reader: str) -> Case | BlindCase:
