@@ -54,8 +54,10 @@ def monitor_page(service: Service) -> str:
     audit, wrong = None if monitor is None else monitor.audit(), service.found_wrong.answers()
     drift = None if monitor is None else monitor.drift
     charts = [_decisions(days)]
+    if audit is not None:
+        charts.append(_audit(service, audit))
     if monitor is not None:
-        charts += [_audit(service, audit), _readers(service), _drift(monitor)]
+        charts += [_readers(service), _drift(monitor)]
     charts = [chart for chart in charts if any(line.points for line in chart.lines)]
     times = [time for chart in charts for line in chart.lines for time, _ in line.points]
     page = environment("misgiving.serve").get_template("monitor.html")
@@ -100,10 +102,7 @@ def _decisions(days: Sequence[Any]) -> Chart:
     return Chart("Decisions", note, lines)
 
 
-def _audit(service: Service, audit: Audit | None) -> Chart:
-    title, note = "Errors of accepted answers", "By blind audits, since the policy began."
-    if audit is None:
-        return Chart(title, note, [])
+def _audit(service: Service, audit: Audit) -> Chart:
     answers = audited_answers(service.store, service.audits, service.settings)
     times = list(accumulate(answers.answered, max))  # in the order of cases
     outcomes = np.array(answers.outcomes)
@@ -116,7 +115,8 @@ def _audit(service: Service, audit: Audit | None) -> Chart:
         Curve("found wrong", _thinned([*zip(times, errors.tolist(), strict=True)])),
         Curve("target", target),
     ]
-    return Chart(title, note, lines)
+    note = "By blind audits, since the policy began."
+    return Chart("Errors of accepted answers", note, lines)
 
 
 def _readers(service: Service) -> Chart:
