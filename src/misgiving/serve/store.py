@@ -143,19 +143,18 @@ class Store:
 
         Raises UsageError if the policy has another share.
         """
-        made = select(AUDITS).where(AUDITS.c.policy_fingerprint == policy_fingerprint)
+        is_own = AUDITS.c.policy_fingerprint == policy_fingerprint
         with self._writing.begin() as connection:
-            if share is None:
+            exists = connection.scalar(select(AUDITS.c.share).where(is_own)) is not None
+            if share is None and not exists:
                 last = select(AUDITS.c.share).order_by(AUDITS.c.since.desc()).limit(1)
-                own = connection.execute(made).first()
-                share = own.share if own else connection.scalar(last)
-            if share and connection.execute(made).first() is None:
+                share = connection.scalar(last)
+            if share and not exists:
                 values = {"policy_fingerprint": policy_fingerprint, "share": share}
                 values |= {"since": zulu(datetime.now(UTC)), "secret": secrets.token_hex(32)}
                 connection.execute(insert(AUDITS).values(values))
-            is_own = AUDITS.c.policy_fingerprint == policy_fingerprint
             connection.execute(sa.update(AUDITS).where(is_own).values(terms))
-            row = connection.execute(made).first()
+            row = connection.execute(select(AUDITS).where(is_own)).first()
         if row is not None and share and share != row.share:
             raise UsageError(
                 Parameter("audit_share"),
