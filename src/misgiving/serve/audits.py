@@ -23,7 +23,6 @@ from misgiving.serve.case import (
     RESUMPTIONS,
     Case,
     Moment,
-    Review,
     blind_answers,
     standing,
     uniform,
@@ -191,7 +190,10 @@ def audited_answers(store: Store, row: Any, settings: ServiceSettings) -> Answer
         received=received[: len(counted)],
         later=later,
         repeated=repeated,
-        third_readers=sum(_needs_third_reader(given) for given in answers.values()),
+        third_readers=sum(
+            len(blind_answers(given)) >= 2 and standing(given) == "unconfirmed"
+            for given in answers.values()
+        ),
     )
 
 
@@ -305,10 +307,6 @@ def resume(store: Store, reason: str) -> list[Audit]:
     with store.begin(writing=True) as connection:
         connection.execute(insert(RESUMPTIONS), [policy | values for policy in policies])
     return audits
-
-
-def _needs_third_reader(reviews: Sequence[Review]) -> bool:
-    return len(blind_answers(reviews)) >= 2 and standing(reviews) == "unconfirmed"
 
 
 def _outcome(decision: str, answer: str | None, *, is_late: bool) -> AuditOutcome | None:
