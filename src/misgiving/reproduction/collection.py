@@ -64,14 +64,15 @@ def collect(trial_data: TrialData, out: Path, *, jobs: int = 1) -> None:
             "run units before collecting"
         )
     results = _of_units(finished, out, "results.csv")
-    sets = list(_measured_sets(trial_data, finished, out, results))
+    folders = _folders(finished, out)
+    sets = list(_measured_sets(trial_data, folders, results))
     with worker_pool(jobs, ignore_interrupts=True) as pool:
         intervals = pool.map(MeasuredSet.intervals, sets)
         write_table(out / "results.csv", results)
         write_table(out / "histories.csv", _of_units(finished, out, "run/history.csv"))
         write_table(out / "confusions.csv", _of_units(finished, out, "confusion.csv"))
         write_table(out / "reliability.csv", _of_units(finished, out, "bins.csv"))
-        folders, measured = _folders(finished, out), trial_data.evaluation_sets.measured
+        measured = trial_data.evaluation_sets.measured
         curves = risk_curves(folders["generalization"], measured, trial_data.protocol)
         write_table(out / "risk_coverage.csv", curves)
         _write_sets(trial_data, out)
@@ -80,10 +81,10 @@ def collect(trial_data: TrialData, out: Path, *, jobs: int = 1) -> None:
 
 
 def _measured_sets(
-    trial_data: TrialData, finished: Sequence[Unit], out: Path, results: pd.DataFrame
+    trial_data: TrialData, folders: Mapping[str, Folders], results: pd.DataFrame
 ) -> Iterator[MeasuredSet]:
     """All sets of all experiments, each with the experiment whose units measured it."""
-    values, folders = values_by_trial(results), _folders(finished, out)
+    values = values_by_trial(results)
     protocol, measured = trial_data.protocol, trial_data.evaluation_sets.measured
     unseen = (UNSEEN_SET, *(f"unseen/{name}" for name in protocol.unseen))
     sets = [
