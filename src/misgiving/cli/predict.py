@@ -83,6 +83,7 @@ def predict(
     from misgiving.deferral.decision_tables import (
         check_kind,
         csv_table,
+        with_reviews,
         write_table,
     )
     from misgiving.deferral.decisions import COLUMNS, WITHOUT_POLICY
@@ -105,8 +106,10 @@ def predict(
             table, policy = _decide_predictions(model, images, opinions)
         else:
             values = dict(word.partition("=")[::2] for word in value or ())
-            table, policy = _decide_images(model, names, opinions, parts, reading, values)
-        table = table if reviews is None else _with_reviews(table, reviews, policy, model)
+            table, policy = _decide_images(
+                model, names, opinions, parts, reading, values, needs_policy=reviews is not None
+            )
+        table = table if reviews is None else with_reviews(table, reviews)
         unused = () if policy else COLUMNS[len(WITHOUT_POLICY) :]
         unused += ("unreadable",) * (reading.on_bad_image == "fail")
         written = table.drop(columns=[*unused], errors="ignore")
@@ -131,6 +134,8 @@ def _decide_images(
     parts: Path,
     reading: Reading,
     values: Mapping[str, str],
+    *,
+    needs_policy: bool,
 ) -> "tuple[DataFrame, Policy | None]":
     from misgiving.bundle.bundle import is_bundle
     from misgiving.bundle.decide_files import decide_files, load_model
@@ -139,6 +144,9 @@ def _decide_images(
         check_options(f"for {model}, a bundle", unused=["second_opinion", "device"])
     with progress_bars("stopped; with --out, the same command resumes") as progress:
         loaded = load_model(model, opinions=opinions, count=len(names), device=reading.device)
+        if needs_policy and loaded.policy is None:
+            needs = Parameter("reviews"), " needs; run `misgiving calibrate`"
+            raise UsageError(f"{model}: has no policy, which ", *needs)
         column = "" if loaded.policy is None else loaded.policy.certificate.targets.given_column
         if column not in ("", *values):
             raise UsageError(
@@ -169,17 +177,6 @@ def _decide_predictions(
     if predictions.paths:
         table = table.rename(columns={"id": "path"}).assign(path=predictions.paths)
     return table, deferral.policy_
-
-
-def _with_reviews(
-    table: "DataFrame", reviews: int, policy: "Policy | None", model: Path
-) -> "DataFrame":
-    from misgiving.deferral.decision_tables import with_reviews
-
-    if policy is None:
-        needs = Parameter("reviews"), " needs; run `misgiving calibrate`"
-        raise UsageError(f"{model}: has no policy, which ", *needs)
-    return with_reviews(table, reviews)
 
 
 def _say_facts(table: "DataFrame", policy: "Policy | None", reviews: int | None) -> None:
