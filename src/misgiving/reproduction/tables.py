@@ -79,13 +79,13 @@ def write_table(path: Path, frame: pd.DataFrame) -> None:
     write_csv(path, list(frame), frame.itertuples(index=False, name=None))
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """Read what `write_table` wrote, by the schema of the file's name.
+def read_table(path: Path, schema: str | None = None) -> pd.DataFrame:
+    """Read what `write_table` wrote, by a schema; None: that of the file's name.
 
     Raises:
         DataError: The file is missing or damaged, a column is missing, or a cell has another type.
     """
-    columns = SCHEMAS[path.name]
+    columns = SCHEMAS[schema or path.name]
     with explain_damage(path, remedy=RUN_AGAIN):
         cells = pd.read_csv(
             path, dtype="object", usecols=list(columns), keep_default_na=False, encoding="utf-8"
