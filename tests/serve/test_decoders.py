@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import signal
 import threading
 from collections import defaultdict
 from contextlib import asynccontextmanager
@@ -119,6 +120,21 @@ def test_a_process_ends_with_a_caller_who_no_longer_waits():
                     await processes.decode("a", SLOW, "client")
             assert not processes._idle
             assert processes._turns._free == 2
+
+    asyncio.run(run())
+
+
+def test_a_process_that_is_in_use_at_the_end_ends_after_its_file():
+    async def run():
+        async with decoders() as processes:
+            decoding = asyncio.create_task(processes.decode("a", JPEG, "client"))
+            while not processes.started:
+                await asyncio.sleep(0.01)
+            await processes.close()
+            await decoding
+            assert processes.started[0].popen.wait(60) == -signal.SIGKILL
+            await processes.decode("a", JPEG, "client")
+            assert len(processes.started) == 2
 
     asyncio.run(run())
 

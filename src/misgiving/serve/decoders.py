@@ -141,19 +141,22 @@ class Decoders:
 
     async def _reply(self, name: str, data: bytes) -> tuple[dict[str, Any], bytes]:
         """The reply of a process."""
-        while self._idle and self._idle[-1].popen.poll() is not None:  # the system killed it
-            self._idle.pop().kill()
-        decoder = self._idle.pop() if self._idle else await self._start()
+        idle = self._idle
+        while idle and idle[-1].popen.poll() is not None:  # the system killed it
+            idle.pop().kill()
+        decoder = idle.pop() if idle else await self._start()
         reply = {"has_grown": True}  # or has ended
         try:
             reply, content = await self._ask(decoder, name, data)
         finally:
-            decoder.kill() if reply["has_grown"] else self._idle.append(decoder)
+            is_kept = idle is self._idle and not reply["has_grown"]
+            idle.append(decoder) if is_kept else decoder.kill()
         return reply, content
 
     async def _start(self) -> Decoder:
         own, remote = socket.socketpair()
         with remote:
+            reader, writer = await asyncio.open_connection(sock=own, limit=BUFFERED_BYTES)
             popen = subprocess.Popen(
                 self._command,
                 stdin=remote.fileno(),
@@ -161,7 +164,7 @@ class Decoders:
                 stderr=subprocess.DEVNULL,  # libraries write warnings there
                 env=os.environ | ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(sys.path)},
             )
-        decoder = Decoder(popen, *await asyncio.open_connection(sock=own, limit=BUFFERED_BYTES))
+        decoder = Decoder(popen, reader, writer)
         try:
             if not await decoder.reader.readline():
                 raise RuntimeError("a process for decoding does not start")
@@ -185,9 +188,10 @@ class Decoders:
             raise DataError(f"{name}: {TOO_EXPENSIVE}") from failure
 
     async def close(self) -> None:
-        """End the processes that wait, in the event loop that started them."""
-        while self._idle:
-            self._idle.pop().kill()
+        """End the processes in the event loop that started them; one in use, after its file."""
+        idle, self._idle = self._idle, []
+        for decoder in idle:
+            decoder.kill()
         await asyncio.sleep(0)  # in which their connections are lost
 
 
