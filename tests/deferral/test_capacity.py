@@ -104,5 +104,5 @@ def test_the_least_certain_of_a_batch_are_left_for_people():
         left = with_reviews(table, reviews)
         assert left.index[left["decision"] == "accept"].tolist() == accepted
         assert left["decision"].isna().tolist() == [False] * 6 + [True]
-    assert left["reason"][4] == "among the 9 least certain of these images"
+    assert left["reason"][4] == "among the 9 least certain of these cases"
     assert table["decision"].tolist()[:6] == given[:6]

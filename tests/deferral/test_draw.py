@@ -249,7 +249,7 @@ def test_targets_that_need_the_whole_pool_are_refused(parameters):
 
 
 def test_a_pool_of_which_nothing_can_be_accepted_is_refused():
-    with pytest.raises(DataError, match="none of the 3000 images"):
+    with pytest.raises(DataError, match="none of the 3000 cases"):
         drawn_for(max_error_probability=1e-9)
 
 
@@ -356,5 +356,5 @@ def test_a_draw_has_a_text_and_needs_images_to_tune_on(drawn):
     assert repr(drawn.deferral).startswith("Deferral(")
     assert repr(drawn) == "DrawnCases for 200 rows, 3 classes"
     unlabelled = replace(POOL, labels=np.full(len(POOL), -1))
-    with pytest.raises(DataError, match="no labelled image to tune on; give some as `tuning`"):
+    with pytest.raises(DataError, match="no labelled case to tune on; give some as `tuning`"):
         draw(unlabelled, 10, deferral=Deferral(max_error=0.1))

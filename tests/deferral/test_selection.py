@@ -130,7 +130,7 @@ def test_a_batch_is_decided_whole_and_in_any_order(tmp_path):
     assert Deferral.load(tmp_path / "policy").decide(logits) == decided
     again = deferral.decide(logits[:10], threshold=decided.threshold)
     assert (again.decisions == decided.decisions[:10]).all()
-    with pytest.raises(DataError, match="at least 50 images, got 49"):
+    with pytest.raises(DataError, match="at least 50 cases, got 49"):
         deferral.decide(logits[:49])
 
 

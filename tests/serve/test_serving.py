@@ -72,7 +72,7 @@ def test_arguments_that_cannot_be_used_are_explained(fail, exported, tmp_path, m
     write(policy_of(load(exported[0]), guarantee="average"), folder)
     (folder / "checksums.json").unlink()
     seal(folder)
-    assert "for batches of at least 50 images, got 1;" in fail(1, "serve", folder, "--port", 0)
+    assert "for batches of at least 50 cases, got 1;" in fail(1, "serve", folder, "--port", 0)
     assert not [*tmp_path.glob("*.sqlite*")]
     fixed = (2, "serve", exported[1], "--port", 0, "--store", "cases.sqlite")
     assert "--audit-share" in fail(*fixed, "--look-again")

@@ -102,9 +102,9 @@ class Calibrations(BaseModel):
         write_json(path, self.model_dump(mode="json"), compact=True)
 
     def repeated(self, deferral: Deferral) -> tuple[int, int]:
-        """Number of the images of a policy that these calibrations have used, and of their groups.
+        """Number of the cases of a policy that these calibrations have used, and of their groups.
 
-        A group counts if it has such an image, or the name of a group of a calibration. Earlier
+        A group counts if it has such a case, or the name of a group of a calibration. Earlier
         looks of the same plan do not count.
         """
         this, images = EarlierCalibration.of(deferral), deferral.cases_.images

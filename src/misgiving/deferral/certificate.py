@@ -35,10 +35,10 @@ from misgiving.deferral.outcomes import (
 )
 from misgiving.deferral.targets import Targets
 
-MIN_BATCH = 50  # images; an empty batch counts as without error, so that small ones promise little
+MIN_BATCH = 50  # cases; an empty batch counts as without error, so that small ones promise little
 MOST_RANKS = 100
 SELECTION_ERRORS = 2  # wrong cases more than the observed ones, on which the threshold was chosen
-MIN_TUNING_CASES = 50  # from which on error probabilities of single images are shown
+MIN_TUNING_CASES = 50  # from which on error probabilities of single cases are shown
 MANY_RIGHT = 200  # cases, of which a model that has not seen them hardly has all right
 MIN_COMPARED = 20  # accepted calibration cases, from which on these are compared with the errors
 DEVIATIONS_SHOWN = 1.96  # by which they may differ
@@ -62,9 +62,9 @@ class Certificate:
         accept_threshold: Lowest accepted score; inf: no threshold meets all targets. Where each
             batch has its own, this is that of the calibration cases.
         selection: Chooses the threshold of each batch; None: all have `accept_threshold`.
-        ood_threshold: Limit below which an image is out-of-distribution; None: no OOD rule.
+        ood_threshold: Limit below which a case is out-of-distribution; None: no OOD rule.
         ood_rank: Rank of the limit among `ood_scores`, lowest first; None: no OOD rule.
-        ood_scores: OOD scores of the calibration cases, or of the images of the pool, sorted.
+        ood_scores: OOD scores of the calibration cases, or of the cases of the pool, sorted.
         accepted: Calibration cases that are accepted.
         wrong: How many of these are wrong.
         accepted_on_average: Calibration cases that the average guarantee would accept.
@@ -134,7 +134,7 @@ class Certificate:
 
     @property
     def is_suspicious(self) -> bool:
-        """True where so many calibration cases are accepted, and right, as of images trained on."""
+        """True where so many calibration cases are accepted, and right, as of cases trained on."""
         all_right = self.pool is None and self.accepted == self.cases and not any(self.errors)
         return all_right and self.cases >= MANY_RIGHT
 
@@ -145,12 +145,12 @@ class Certificate:
 
     @property
     def images(self) -> Pool:
-        """Images to which shares of all refer: those of the pool, or the calibration cases."""
+        """Cases to which shares of all refer: those of the pool, or the calibration cases."""
         return self.pool or Pool(limit=-math.inf, scores=self.scores, kept=self.kept)
 
     @property
     def parts(self) -> "Mapping[str, Certificate]":
-        """The certificate of each value; without `for_each`, of all images."""
+        """The certificate of each value; without `for_each`, of all cases."""
         return self.by_value or {"": self}
 
     @cached_property
@@ -164,7 +164,7 @@ class Certificate:
 
     @property
     def accepted_images(self) -> int:
-        """Number of these images that are accepted."""
+        """Number of these cases that are accepted."""
         if self.pool is None:
             return int(self.accepted_cases.sum())
         scores, kept = np.array(self.pool.scores), np.array(self.pool.kept, dtype=bool)
@@ -185,7 +185,7 @@ class Certificate:
 
     @property
     def coverage_interval(self) -> BinomialInterval:
-        """Two-sided interval of the accepted share of images, for the threshold as it is."""
+        """Two-sided interval of the accepted share of cases, for the threshold as it is."""
         if not self.accepted:
             return BinomialInterval(0.0, 0.0)
         images = len(self.images.scores)
@@ -218,7 +218,7 @@ class Certificate:
         return next((point.bound for point in points), None)
 
     def share_reaching(self, score: float) -> float:
-        """Share of the images of the pool, or of the calibration cases, that reach this score."""
+        """Share of the cases of the pool, or of the calibration cases, that reach this score."""
         return float(1 - np.searchsorted(self._sorted_scores, score) / len(self._sorted_scores))
 
     @cached_property
@@ -252,7 +252,7 @@ class Certificate:
 
     @cached_property
     def shows_errors(self) -> bool:
-        """True where the error probability of a single image can be shown.
+        """True where the error probability of a single case can be shown.
 
         There are enough tuning cases, and the mean of the accepted calibration cases agrees with
         their errors: it lies in the 95 % interval of these, which reaches up to the certified one.
@@ -288,14 +288,14 @@ class Certificate:
         return max(1, len(ranks_to_test(sum(self.kept))))
 
     def ood_p_values(self, ood_scores: Values) -> Values:
-        """Conformal p-value of each image that it is in-distribution."""
+        """Conformal p-value of each case that it is in-distribution."""
         return conformal_p_values(ood_scores, np.array(self.ood_scores))
 
     def gaps(self, scores: Values, ood_scores: Values) -> dict[str, float]:
-        """Differences between the distributions of images and of the calibration cases.
+        """Differences between the distributions of cases and of the calibration cases.
 
         These are the largest difference of the acceptance scores and of the OOD scores, where it is
-        one that equal distributions seldom have. None are known of few images.
+        one that equal distributions seldom have. None are known of few cases.
         """
         finite = np.isfinite(scores)
         if finite.sum() < FEWEST_IMAGES:
@@ -313,11 +313,11 @@ class Certificate:
 
     @property
     def min_batch(self) -> int:
-        """Number of images from which on they can be decided together."""
+        """Number of cases from which on they can be decided together."""
         return 1 if self.selection is None else MIN_BATCH
 
     def above(self, ood_scores: Values) -> Bool[np.ndarray, " n"]:
-        """Mark the images above the OOD limit; without one, all."""
+        """Mark the cases above the OOD limit; without one, all."""
         if self.ood_threshold is None:
             return np.ones(len(ood_scores), dtype=bool)
         return np.asarray(np.isfinite(ood_scores) & (ood_scores > self.ood_threshold))

@@ -41,7 +41,7 @@ def certify_thresholds(
     Args:
         blank: The certificate before, with targets, classes, and planned looks; that of a draw has
             the pool, and its OOD limit.
-        tuning: Divides `max_error` among classes, on average; not the images of the training. None
+        tuning: Divides `max_error` among classes, on average; not the cases of the training. None
             where no class has a target.
         calibration: For the certification alone, one case for each group.
         guarantee: Under which the targets hold.
@@ -176,7 +176,7 @@ def find_capacity(
 def with_ood_limit(
     blank: Certificate, ood_scores: Values, guarantee: Guarantee, targets: Targets
 ) -> Certificate:
-    """The certificate with the OOD limit by the scores of images, which need no labels."""
+    """The certificate with the OOD limit by the scores of cases, which need no labels."""
     rank = guarantee.ood_rank(len(ood_scores), targets)
     scores = np.sort(ood_scores).astype(float).tolist()
     limit = None if rank is None else scores[rank - 1]

@@ -1,6 +1,6 @@
-"""The table of decisions that `misgiving predict` writes: a data frame, a row for each image.
+"""The table of decisions that `misgiving predict` writes: a data frame, a row for each case.
 
-The first column names the image; the others are those of `Decisions.to_frame`. In a file it is CSV,
+The first column names the case; the others are those of `Decisions.to_frame`. In a file it is CSV,
 Parquet or JSON lines, by the suffix.
 """
 
@@ -22,7 +22,7 @@ KINDS = (".csv", ".parquet", ".jsonl")  # by suffix
 
 
 def with_reviews(table: "DataFrame", reviews: int) -> "DataFrame":
-    """Defer the least certain of the accepted images, until people have so many to look at.
+    """Defer the least certain of the accepted cases, until people have so many to look at.
 
     Those that the policy does not accept are among these, however many they are.
     """
@@ -32,7 +32,7 @@ def with_reviews(table: "DataFrame", reviews: int) -> "DataFrame":
     least = certain.sort_values(kind="stable").index[:more]
     table = table.copy()
     table.loc[least, "decision"] = "defer"
-    table.loc[least, "reason"] = f"among the {reviews} least certain of these images"
+    table.loc[least, "reason"] = f"among the {reviews} least certain of these cases"
     return table
 
 

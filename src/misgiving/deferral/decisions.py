@@ -1,4 +1,4 @@
-"""Decisions on a set of images, and the columns of every table of them."""
+"""Decisions on a set of cases, and the columns of every table of them."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +33,7 @@ Number = Annotated[float | None, BeforeValidator(_finite_or_none)]
 
 
 class Decision(BaseModel):
-    """The decision for one image; a number is None where it is not available or not finite.
+    """The decision for one case; a number is None where it is not available or not finite.
 
     The fields are the columns of each table of decisions, in this order; it has a column
     `probability_CLASS` for each class in place of `probabilities`.
@@ -44,7 +44,7 @@ class Decision(BaseModel):
     )
     probability: Number = Field(
         description="Of the answer: 1 - `error_probability`. Neither is shown where the tuning "
-        "cases are too few for a number about one image."
+        "cases are too few for a number about one case."
     )
     predicted_loss: Number = Field(
         description="Output of the loss estimator, not negated as the score of this name is: "
@@ -65,7 +65,7 @@ class Decision(BaseModel):
     )
     expected_loss: Number = Field(description="Expected cross-entropy, in nats.")
     ood_p_value: Number = Field(
-        description="Share of in-distribution images that look as unusual as this one, or more so."
+        description="Share of in-distribution cases that look as unusual as this one, or more so."
     )
     acceptance_score: Number = Field(description="Higher means more likely correct.")
     ood_score: Number = Field(description="Lower means more likely out-of-distribution.")
@@ -82,12 +82,12 @@ NUMBERS = tuple(name for name in COLUMNS if Decision.model_fields[name].annotati
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ScoredImages:
-    """Images with all that decides about them; a number is NaN where it is not available.
+    """Cases with all that decides about them; a number is NaN where it is not available.
 
     Attributes:
         predicted: Position of the predicted class.
         probabilities: By class.
-        acceptable: False where an image is deferred whatever its score.
+        acceptable: False where a case is deferred whatever its score.
         class_score: Log-odds that the predicted class is right, where `finest` may answer it; never
             above those of its superclass. -inf where it may not, NaN for another policy.
 
@@ -118,17 +118,17 @@ class ScoredImages:
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Decisions(ScoredImages, Sequence[Decision]):
-    """Decisions on images as arrays, and as the sequence of each `Decision`, with its reason.
+    """Decisions on cases as arrays, and as the sequence of each `Decision`, with its reason.
 
     Attributes:
         classes: Names of the classes, in the order of the logits.
         decisions: "accept", "defer" or "ood".
         as_class: True where the answer is a class, and not a superclass.
-        part: Position of the threshold of each image; -1: there is none for its value.
+        part: Position of the threshold of each case; -1: there is none for its value.
         thresholds: Lowest accepted score, or that of each value of `for_each`; -inf: all are
             accepted; inf: none is.
         policy: The `Policy` that made and explains them; None without one.
-        ids: Names of the images, where they are of predictions.
+        ids: Names of the cases, where they are of predictions.
         gaps: Largest differences from the distributions of the calibration cases, by score, where
             these differ; `acceptance` or `ood`.
         certified: False where a lower threshold than the certified one was asked for.
@@ -189,10 +189,10 @@ class Decisions(ScoredImages, Sequence[Decision]):
         """True where the answer, or of `finest` its superclass, is not the true one.
 
         Args:
-            labels: True class of each image: its position in `classes`, or its name.
+            labels: True class of each case: its position in `classes`, or its name.
 
         Raises:
-            DataError: They are not one class for each image.
+            DataError: They are not one class for each case.
         """
         # deciding needs no reader of tables
         from misgiving.predictions.cells import positions_of, texts_of
@@ -207,7 +207,7 @@ class Decisions(ScoredImages, Sequence[Decision]):
 
     @property
     def _cells(self) -> dict[str, Any]:
-        """Values of each image by column of a `Decision`."""
+        """Values of each case by column of a `Decision`."""
         rows = np.arange(len(self))
         of_answers = self.answer_probabilities[rows, self.answered]
         shares = np.where(self.as_class, self.probabilities[rows, self.predicted], of_answers)
@@ -230,7 +230,7 @@ class Decisions(ScoredImages, Sequence[Decision]):
             yield Decision.model_construct(**row, probabilities=by_class)
 
     def to_frame(self) -> "pandas.DataFrame":
-        """A row for each image, with the columns of a `Decision`, NaN for None."""
+        """A row for each case, with the columns of a `Decision`, NaN for None."""
         import pandas
 
         cells = self._cells
@@ -260,7 +260,7 @@ def plots() -> ModuleType:
 
 
 def unscored(outputs: Outputs) -> ScoredImages:
-    """Images of which only the class of the largest logit and the predicted loss are known."""
+    """Cases of which only the class of the largest logit and the predicted loss are known."""
     count, losses = len(outputs), outputs.predicted_losses
     numbers = {name: np.full(count, np.nan) for name in NUMBERS if name != "probability"}
     if losses is not None:
@@ -275,7 +275,7 @@ def unscored(outputs: Outputs) -> ScoredImages:
 
 
 def score_without_policy(outputs: Outputs) -> ScoredImages:
-    """Images of a model for which no policy is calibrated: the softmax of their logits."""
+    """Cases of a model for which no policy is calibrated: the softmax of their logits."""
     scored, logits = unscored(outputs), outputs.logits
     finite = np.isfinite(logits).all(axis=1)
     scored.probabilities[finite] = softmax(logits[finite].astype(np.float64), axis=1)
@@ -283,7 +283,7 @@ def score_without_policy(outputs: Outputs) -> ScoredImages:
 
 
 def defer_all(scored: ScoredImages, classes: Sequence[str]) -> Decisions:
-    """Defer every image, as no policy is calibrated."""
+    """Defer every case, as no policy is calibrated."""
     deferred = np.full(len(scored), "defer")
     return Decisions(
         **scored.arrays,

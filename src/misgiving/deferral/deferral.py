@@ -54,16 +54,16 @@ class Deferral:
         max_error: Largest share of wrong predictions among the accepted; None: there is no such
             target; `auto`: 0.05, or none where `max_deferred` or `review_cost` is given.
         guarantee: `confident`: the targets hold with a confidence for the calibration set at hand;
-            `average`: on average over calibration sets and batches of at least 50 images; or an
+            `average`: on average over calibration sets and batches of at least 50 cases; or an
             object, as `guarantees` has them.
         class_max_miss: Largest share of a class that may be accepted as another class, or of a
             superclass as another superclass, by name.
-        max_silent_error: Largest share of all images that may be accepted with a wrong prediction,
-            for single images, too.
-        max_deferred: Largest share of all images, OOD images among them, that a person may have to
+        max_silent_error: Largest share of all cases that may be accepted with a wrong prediction,
+            for single cases, too.
+        max_deferred: Largest share of all cases, OOD cases among them, that a person may have to
             look at. Alone it decides, as `review_cost` does, and the error there is bounded.
         review_cost: Cost of a review, beside `costs`; more expected cost is left to a person.
-        max_ood_false_alarms: Largest share of ordinary images that may be called
+        max_ood_false_alarms: Largest share of ordinary cases that may be called
             out-of-distribution, with a confidence of its own; None: none is. It takes effect where
             the cases are enough for it, and there are features or an `ood_detector` is named.
         for_each: Certify `max_error` for each value of this column, with a threshold of its own:
@@ -78,11 +78,11 @@ class Deferral:
             without features.
         superclasses: Classes of each superclass by its name; each class is in one.
         answer: `class`, or `superclass`, wrong only if the true class is in another one.
-        seed: Of the draw of one image from each group, and of the set to tune on.
+        seed: Of the draw of one case from each group, and of the set to tune on.
 
     Attributes:
         policy_: What decides.
-        cases_: Digests of the images that it was fitted on.
+        cases_: Digests of the cases that it was fitted on.
 
     >>> rng = np.random.default_rng(0)
     >>> labels = rng.integers(0, 3, 900)
@@ -145,15 +145,15 @@ class Deferral:
         Three forms are taken: `Predictions`, one set or two; arrays or tensors of logits or
         probabilities, with labels as positions or names of classes, as `fit(logits, labels)` or
         for two sets as two pairs; and `fit(classifier, inputs, labels)` with a classifier that has
-        `predict_proba`. The model was trained on none of these images, except on `training`.
+        `predict_proba`. The model was trained on none of these cases, except on `training`.
 
         Args:
             tuning: For all that is fitted or chosen.
             calibration: For the certification alone. None: `tuning` has both, named by its column
-                `set`; without these, a fifth by group of the images in no set is used for tuning.
+                `set`; without these, a fifth by group of the cases in no set is used for tuning.
                 Or cases of `draw` with labels: then all that was fitted with the draw is used.
             labels: Of the inputs of a classifier.
-            training: Predictions for images that the model was trained on, with features, to fit
+            training: Predictions for cases that the model was trained on, with features, to fit
                 OOD detectors; by default those of the set `train`.
             classes: Names of the classes of arrays; by default 0 to K-1.
             looks: Numbers of cases of several calibrations that were planned before the first one,
@@ -193,7 +193,7 @@ class Deferral:
 
         Args:
             tuning: For all that is fitted or chosen.
-            calibration: One image of each group is drawn.
+            calibration: One case of each group is drawn.
             detectors: Fitted on the training set.
             fitted: The calibration, where it was fitted on the tuning set before.
             looks: As in `fit`.
@@ -293,21 +293,21 @@ class Deferral:
         )
 
     def decide(self, data: Any, *, threshold: float | None = None) -> Decisions:
-        """Decide for each image.
+        """Decide for each case.
 
         Args:
             data: Outputs of the kind that the policy was fitted on; or predictions in a form that
                 `Predictions.of` takes, with features where the policy has a detector of features.
                 Predictions that name no model are taken to be of the policy's.
-            threshold: Lowest accepted score, as in the decisions on a batch that these images
+            threshold: Lowest accepted score, as in the decisions on a batch that these cases
                 belong to; None: that of the policy, or the one that it chooses for a batch.
 
         Raises:
-            DataError: A value of an array is not finite (in `Predictions`, such an image is
+            DataError: A value of an array is not finite (in `Predictions`, such a case is
                 deferred); or they do not suit the policy, as `decide_for` says.
 
         Warns:
-            UserWarning: The images are unlike the calibration cases, or the threshold is too low.
+            UserWarning: The cases are unlike the calibration cases, or the threshold is too low.
         """
         policy, it = self._fitted, self.certificate_
         predictions = Predictions.of(data, classes=policy.classes, kind=policy.kind)
@@ -323,7 +323,7 @@ class Deferral:
         return replace(decisions, gaps=gaps, certified=certified)
 
     def decide_for(self, predictions: Predictions, threshold: float | None = None) -> Decisions:
-        """Decide for each image of predictions, with `threshold` as in `decide`, without a warning.
+        """Decide for each case of predictions, with `threshold` as in `decide`, without a warning.
 
         Raises:
             DataError: They are of another model, or lack what the policy reads, or are too few.

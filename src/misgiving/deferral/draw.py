@@ -1,7 +1,7 @@
 """Draw the cases to label from the part of a pool that could be accepted.
 
-All that scores an image is fitted on the tuning set before, and kept with the draw. The part is
-fixed by ranks among the scores of the pool, which need no labels: given the limits, its images are
+All that scores a case is fitted on the tuning set before, and kept with the draw. The part is
+fixed by ranks among the scores of the pool, which need no labels: given the limits, its cases are
 a random sample of those above them, and so are the cases that are drawn of it. They certify
 thresholds above the limit, and nothing is accepted at or below it; docs/explanation/guarantee.md
 has the argument.
@@ -78,7 +78,7 @@ class DrawnCases(Predictions):
         """Add the true classes, by the id of each case or in their order; see `label`.
 
         A case without one counts as wrong, since whether somebody can tell the class depends on the
-        image.
+        case.
         """
         if not isinstance(labels, Mapping):
             labels = dict(zip(self.ids, labels, strict=True))
@@ -116,13 +116,13 @@ def draw(
     """Draw the cases to label from the part of a pool that could be accepted.
 
     Args:
-        pool: Images like those that the policy is for. Those of the tuning and the training set,
+        pool: Cases like those that the policy is for. Those of the tuning and the training set,
             and others of their groups, are left out; labels of the others are not read.
-        cases: Number of groups to label, of each of which one image is drawn.
+        cases: Number of groups to label, of each of which one case is drawn.
         deferral: A `Deferral` with the parameters of the policy: with `max_error`, and no target of
             classes or of silent errors, which need cases of the whole pool.
-        tuning: Labelled images, for all that is fitted or chosen; None: those of the pool.
-        training: Images that the model was trained on, with features, to fit OOD detectors; None:
+        tuning: Labelled cases, for all that is fitted or chosen; None: those of the pool.
+        training: Cases that the model was trained on, with features, to fit OOD detectors; None:
             those of the pool in the set `train`.
         looks: Numbers of cases of several calibrations, the last one `cases`; none: one alone.
 
@@ -142,7 +142,7 @@ def draw(
     tuning = labelled_part(pool) if tuning is None else tuning
     if not len(tuning):
         raise DataError(
-            "the pool has no labelled image to tune on; give some as ", Parameter("tuning")
+            "the pool has no labelled case to tune on; give some as ", Parameter("tuning")
         )
     tuning.check_labelled()
     check_same_model(tuning, pool, "pool")
@@ -150,8 +150,8 @@ def draw(
     offered, left_out = one_of_each_group(pool, tuning, training, seed=deferral.seed)
     if not len(offered):
         raise DataError(
-            "each image of the pool has a label or is of the training; empty the labels of the "
-            "images to draw from, or calibrate with all"
+            "each case of the pool has a label or is of the training; empty the labels of the "
+            "cases to draw from, or calibrate with all"
         )
     fitted = replace(deferral)
     own = {"ood_detector": fitted.ood_detector, "seed": fitted.seed}
@@ -168,12 +168,12 @@ def draw(
     part = np.flatnonzero(kept & (scored.scores > limit))
     if not len(part):
         raise DataError(
-            f"none of the {len(kept)} images of the pool can be accepted: each has too high an "
+            f"none of the {len(kept)} cases of the pool can be accepted: each has too high an "
             "error probability, or too low an OOD score; take a better model"
         )
     chosen = _shuffled(part, deferral.seed)[:cases]
     if looks and len(chosen) < cases:
-        raise DataError(f"{len(chosen)} images can be drawn, and {cases} are planned; plan fewer")
+        raise DataError(f"{len(chosen)} cases can be drawn, and {cases} are planned; plan fewer")
     drawn, of_drawn = offered.select(chosen), scored.scores[chosen].astype(float).tolist()
     order = np.argsort(-scored.scores, kind="stable")
     scores, marks = scored.scores[order].astype(float).tolist(), kept[order].tolist()
@@ -218,20 +218,20 @@ def warn_of_choice(tuning: ScoredCases, pool: ScoredCases) -> None:
         warnings.warn(
             "the tuning set is not like the pool: their acceptance scores differ by up to "
             f"{100 * gap:.0f} percentage points. If it was chosen from the pool, the rest is not "
-            "like new images",
+            "like new cases",
             stacklevel=3,
         )
 
 
 def draw_to_tune(pool: Predictions, cases: int, *, seed: int) -> Predictions:
-    """Draw the cases to tune on from a pool of which no image has a label."""
+    """Draw the cases to tune on from a pool of which no case has a label."""
     nothing = pool.select(np.arange(0))
     offered, _ = one_of_each_group(pool, nothing, pool.in_set("train"), seed=seed)
     return offered.select(_shuffled(np.arange(len(offered)), seed)[:cases])
 
 
 def labelled_part(pool: Predictions) -> Predictions:
-    """The images of a pool that have a label, and are not of the training or only measured."""
+    """The cases of a pool that have a label, and are not of the training or only measured."""
     sets = np.array(pool.sets or ("",) * len(pool))
     return pool.select(np.flatnonzero((pool.labels != UNKNOWN_CLASS) & ~np.isin(sets, NOT_USED)))
 
@@ -239,9 +239,9 @@ def labelled_part(pool: Predictions) -> Predictions:
 def one_of_each_group(
     pool: Predictions, tuning: Predictions, training: Predictions, *, seed: int
 ) -> tuple[Predictions, Mapping[str, int]]:
-    """One image of each group that can be drawn, and the number of images left out, by set.
+    """One case of each group that can be drawn, and the number of cases left out, by set.
 
-    It is drawn among all images of the group, before any limit: groups that have an image above a
+    It is drawn among all cases of the group, before any limit: groups that have a case above a
     limit are not like others.
     """
     sets, own = np.array(pool.sets or ("",) * len(pool), dtype=object), Identities.of(pool)
@@ -257,7 +257,7 @@ def one_of_each_group(
 
 
 def share_to_label(tuned: ScoredCases, targets: Targets) -> float:
-    """The share of all images, best first, whose estimated error is a little above the target.
+    """The share of all cases, best first, whose estimated error is a little above the target.
 
     The error is estimated by the error probabilities, which count as much as 100 cases, and by the
     cases. It decides how good the limit of a draw is, not whether the certificate holds.
@@ -274,32 +274,32 @@ def share_to_label(tuned: ScoredCases, targets: Targets) -> float:
 
 
 def limit_of_draw(scores: Values, kept: Mask, share: float, cases: int) -> float:
-    """The best score that is not in a share of the best images, or in so many; -inf: all are.
+    """The best score that is not in a share of the best cases, or in so many; -inf: all are.
 
-    As it is a rank, the images above it are a random sample of all that are above it.
+    As it is a rank, the cases above it are a random sample of all that are above it.
 
     Args:
         scores: Acceptance scores of a pool.
-        kept: True for the images that could be accepted, by rules that were fixed before.
+        kept: True for the cases that could be accepted, by rules that were fixed before.
         share: Of the whole pool.
-        cases: The fewest images above the limit.
+        cases: The fewest cases above the limit.
     """
     ranked, rank = np.sort(scores[kept])[::-1], max(math.ceil(share * len(scores)), cases)
     return float(ranked[rank]) if rank < len(ranked) else -math.inf
 
 
 def label(images: PredictionsT, labels: Mapping[str, str]) -> PredictionsT:
-    """Add true classes by the ids of images; one that is empty or missing is not known.
+    """Add true classes by the ids of cases; one that is empty or missing is not known.
 
     Raises:
-        DataError: A label is of another image, or names no class.
+        DataError: A label is of another case, or names no class.
     """
     rows = {name: row for row, name in enumerate(images.ids)}
     positions = {name: at for at, name in enumerate(images.classes)} | {"": UNKNOWN_CLASS}
     true_classes = images.labels.copy()
     for name, given in labels.items():
         if name not in rows:
-            raise DataError(f"{name!r} is not among the images to label; remove it")
+            raise DataError(f"{name!r} is not among the cases to label; remove it")
         if (true_class := "" if given is None else str(given).strip()) not in positions:
             raise DataError(
                 f"{name}: {true_class!r} is none of the classes {', '.join(images.classes)}; leave "
@@ -310,5 +310,5 @@ def label(images: PredictionsT, labels: Mapping[str, str]) -> PredictionsT:
 
 
 def _shuffled(rows: Rows, seed: int) -> Rows:
-    """At random, independently of the draw of one image from each group."""
+    """At random, independently of the draw of one case from each group."""
     return np.random.default_rng([seed, 1]).permutation(rows)

@@ -1,4 +1,4 @@
-"""Drift monitor: are new images like the calibration cases?
+"""Drift monitor: are new cases like the calibration cases?
 
 Each test of the monitor bets against "nothing has changed" and its wealth, the e-value, starts at
 1. While nothing has changed, the probability that it *ever* reaches 1 / level is at most the level
@@ -173,7 +173,7 @@ def acceptance_factors(
 
 
 def acceptance_interval(certificate: Certificate, *, level: float) -> BinomialInterval:
-    """Interval of the share of all images that is accepted; misses with at most this level.
+    """Interval of the share of all cases that is accepted; misses with at most this level.
 
     It holds for every tested rank (of a pool, for every rank) and, with an OOD rule, whichever case
     is the limit: if that case had been chosen beforehand, the others would be a simple random

@@ -1,4 +1,4 @@
-"""Errors that are expected of images without labels, and whether the estimate may hold."""
+"""Errors that are expected of cases without labels, and whether the estimate may hold."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 DRAWS = 10_000
-MOST_TESTED = 5000  # images that are tested for drift, drawn at random
+MOST_TESTED = 5000  # cases that are tested for drift, drawn at random
 LEVEL = 0.05
 LEVEL_OF_SHARES = 0.2  # part of the level of a bound between ranks
 
@@ -36,16 +36,16 @@ class ExpectedError(NamedTuple):
 
 
 class ExpectedPerformance(NamedTuple):
-    """Expected errors of a set of images without labels, and whether to trust them.
+    """Expected errors of a set of cases without labels, and whether to trust them.
 
     Attributes:
-        errors: Of all images whose outputs are finite, and of the accepted ones. The first is None
-            where cases were drawn above a limit; the second where no image is accepted, or too few
+        errors: Of all cases whose outputs are finite, and of the accepted ones. The first is None
+            where cases were drawn above a limit; the second where no case is accepted, or too few
             calibration cases are.
         error_bound: Upper bound on the error among the accepted, where the batch has its own
             threshold; else None.
-        alarms: The tests for drift that found the images to differ from the calibration cases.
-        gaps: Largest difference between the distributions of the images and of the calibration
+        alarms: The tests for drift that found the cases to differ from the calibration cases.
+        gaps: Largest difference between the distributions of the cases and of the calibration
             cases, by score, where these differ; `acceptance` or `ood`.
     """
 
@@ -56,12 +56,12 @@ class ExpectedPerformance(NamedTuple):
 
 
 def expected_performance(policy: Policy, table: "DataFrame") -> ExpectedPerformance | None:
-    """Estimate the errors of images without labels, and test whether the estimate may hold.
+    """Estimate the errors of cases without labels, and test whether the estimate may hold.
 
     Args:
-        policy: By which the images were decided.
-        table: A row for each image as `Decisions.to_frame` has it, after its name, which breaks
-            ties in the tests for drift. Images without an acceptance score are left out.
+        policy: By which the cases were decided.
+        table: A row for each case as `Decisions.to_frame` has it, after its name, which breaks
+            ties in the tests for drift. Cases without an acceptance score are left out.
 
     Returns:
         None where `expected_errors` is None.
@@ -76,7 +76,7 @@ def expected_performance(policy: Policy, table: "DataFrame") -> ExpectedPerforma
     expected = expected_errors(policy, errors, accepted, threshold=threshold)
     if expected is None:
         return None
-    # in a random order, since the images may be sorted
+    # in a random order, since the cases may be sorted
     for row in np.random.default_rng(0).permutation(len(table))[:MOST_TESTED]:
         monitor.update(
             score=float(scores[row]),
@@ -93,12 +93,12 @@ def expected_performance(policy: Policy, table: "DataFrame") -> ExpectedPerforma
 def expected_errors(
     policy: Policy, errors: Values, accepted: Mask, *, threshold: float | None = None
 ) -> tuple[ExpectedError | None, ExpectedError | None] | None:
-    """Estimate the errors of images that are drawn like the calibration cases.
+    """Estimate the errors of cases that are drawn like the calibration cases.
 
     The mean error probability is corrected by the mean difference between errors and error
     probabilities of the calibration cases, which the calibrator has not seen. The interval has 95 %
     of a predictive distribution: the correction is drawn from a normal distribution, and the number
-    of errors, given the corrected mean, from a binomial one, which is a little too wide. Images of
+    of errors, given the corrected mean, from a binomial one, which is a little too wide. Cases of
     one group count as independent, so that it is too narrow where there are many of each group.
 
     The accepted calibration cases also chose the threshold, so that fewer of them are wrong than of
@@ -106,14 +106,14 @@ def expected_errors(
     batch with the error that is certified, or that holds with confidence beside an average.
 
     Args:
-        policy: By which the images were decided.
-        errors: Error probabilities; images where one is not finite are left out.
-        accepted: True for the accepted images.
+        policy: By which the cases were decided.
+        errors: Error probabilities; cases where one is not finite are left out.
+        accepted: True for the accepted cases.
         threshold: Lowest accepted score of a batch that has its own; None: that of the policy.
 
     Returns:
-        The errors of all images and of the accepted ones; None with fewer than 20 calibration cases
-        or images, or if neither is known.
+        The errors of all cases and of the accepted ones; None with fewer than 20 calibration cases
+        or cases, or if neither is known.
     """
     finite = np.isfinite(errors)
     certificate, scores = policy.certificate, np.array(policy.certificate.scores)

@@ -1,4 +1,4 @@
-"""Fitting of all that scores an image, on the tuning set, and then of the thresholds.
+"""Fitting of all that scores a case, on the tuning set, and then of the thresholds.
 
 The certificate gets the price of other targets, the mean cost, and that of single classes.
 """
@@ -47,7 +47,7 @@ def fit_policy(
     looks: Sequence[int],
     seed: int,
 ) -> tuple[Policy, ScoredCases]:
-    """Fit all that scores an image, and choose the targets that are in force.
+    """Fit all that scores a case, and choose the targets that are in force.
 
     Args:
         tuning: For all that is fitted or chosen.
@@ -56,7 +56,7 @@ def fit_policy(
         parameters: Checked.
         ood_detector: Name of the OOD score; None: the default.
         looks: Numbers of cases of the planned calibrations.
-        seed: Of the draw of one image from each group.
+        seed: Of the draw of one case from each group.
 
     Returns:
         A policy that accepts nothing yet, and one tuning case of each group, out of fold.
@@ -125,7 +125,7 @@ def certify_policy(
     Args:
         policy: That accepts nothing yet.
         tuned: The tuning cases; None: the cases were drawn above a limit.
-        calibration: One image of each group is drawn.
+        calibration: One case of each group is drawn.
         guarantee: That was asked for.
 
     Raises:

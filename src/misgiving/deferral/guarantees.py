@@ -40,7 +40,7 @@ class Guarantee(ABC):
     def ood_rank(self, cases: int, targets: Targets) -> int | None:
         """Rank of the OOD limit among so many calibration cases, lowest first.
 
-        An image below the limit is out-of-distribution; one exactly at it is deferred. What is
+        A case below the limit is out-of-distribution; one exactly at it is deferred. What is
         accepted lies strictly above, where the calibration cases are, given the limit, a simple
         random sample. None: there is no such target, or there are too few cases.
         """
@@ -59,7 +59,7 @@ class Guarantee(ABC):
 
     @abstractmethod
     def rank_below(self, cases: int, rate: float, *, level: float) -> int:
-        """Highest rank of so many cases, lowest first, with at most `rate` of all images below it.
+        """Highest rank of so many cases, lowest first, with at most `rate` of all cases below it.
 
         0: the cases are too few.
         """
@@ -150,9 +150,9 @@ class Confident(Guarantee):
 
 
 class Average(Guarantee):
-    """The targets hold on average over calibration sets and batches of at least 50 images.
+    """The targets hold on average over calibration sets and batches of at least 50 cases.
 
-    The share of images below the k-th lowest of n cases is k / (n + 1) on average (Vovk, 2012).
+    The share of cases below the k-th lowest of n cases is k / (n + 1) on average (Vovk, 2012).
     """
 
     name, by_batch = "average", True
@@ -187,7 +187,7 @@ def fit_selection(
     *,
     classes: Sequence[str],
 ) -> Selection:
-    """Choose what decides a batch, with the limits that all images must meet.
+    """Choose what decides a batch, with the limits that all cases must meet.
 
     The tuning set divides `max_error` among classes with targets.
     """

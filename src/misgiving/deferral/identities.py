@@ -1,4 +1,4 @@
-"""Identities of the images that a policy was fitted on.
+"""Identities of the cases that a policy was fitted on.
 
 They are digests, so that a policy can be given away without the names of patients.
 """
@@ -13,19 +13,19 @@ from misgiving.files import sha256_of
 from misgiving.predictions.record import Predictions
 
 DIGEST_DIGITS = 16  # of a million names, two are the same with a probability of 3e-8
-DIFFERENT_ROWS = 0.9  # share of different rows of logits from which on a row identifies an image
+DIFFERENT_ROWS = 0.9  # share of different rows of logits from which on a row identifies a case
 NUMBERED = "#"  # begins the digest of an output with the number of its row
 
 
 @dataclass(frozen=True, kw_only=True)
 class Identities:
-    """Digests by which images are recognised; empty where an image has none of a kind.
+    """Digests by which cases are recognised; empty where a case has none of a kind.
 
     Attributes:
         contents: SHA-256 of the image file.
-        ids: Of the name of the image.
-        outputs: Of the logits, for images without a name.
-        groups: Of the name of the group; empty where an image is a group of its own.
+        ids: Of the name of the case.
+        outputs: Of the logits, for cases without a name.
+        groups: Of the name of the group; empty where a case is a group of its own.
     """
 
     contents: tuple[str, ...] = ()
@@ -35,7 +35,7 @@ class Identities:
 
     @classmethod
     def of(cls, predictions: Predictions) -> "Identities":
-        """Identify the images of predictions."""
+        """Identify the cases of predictions."""
         nothing = ("",) * len(predictions)
         return cls(
             contents=predictions.hashes or nothing,
@@ -53,13 +53,13 @@ class Identities:
 
     @property
     def group_count(self) -> int:
-        """Number of groups; an image without a named one is a group of its own."""
+        """Number of groups; a case without a named one is a group of its own."""
         return len({*self.groups} - {""}) + self.groups.count("")
 
     def among(self, others: "Identities") -> tuple[Mask, Mask]:
-        """Mark the images that are among the others, and those of a named group of the others.
+        """Mark the cases that are among the others, and those of a named group of the others.
 
-        Images are the same if their contents are. The name decides where one of both contents is
+        Cases are the same if their contents are. The name decides where one of both contents is
         not known, and the outputs where there is no name; coarse ones only where more than half of
         one set is the same in the same rows.
         """
@@ -86,7 +86,7 @@ def _digest(name: str) -> str:
 
 
 def _digests_of_outputs(predictions: Predictions) -> tuple[str, ...]:
-    """Rounded logits are alike for many images; where they are, the row's number counts as well."""
+    """Rounded logits are alike for many cases; where they are, the row's number counts as well."""
     logits = np.ascontiguousarray(predictions.logits, dtype=np.float64)
     rows = [row.tobytes() for row in logits]
     if len(set(rows)) >= DIFFERENT_ROWS * len(rows):
@@ -97,16 +97,16 @@ def _digests_of_outputs(predictions: Predictions) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Cases:
-    """The images that a policy was fitted on, and what was observed on them besides errors.
+    """The cases that a policy was fitted on, and what was observed on them besides errors.
 
     Attributes:
         tuning: For all that was chosen.
         calibration: For the certificate alone.
-        drawn_parts: Number of parts of the images of which one was drawn for tuning; 0: the data
+        drawn_parts: Number of parts of the cases of which one was drawn for tuning; 0: the data
             name both sets.
-        group_columns: Columns of the data that define the groups; none: each image is its own.
+        group_columns: Columns of the data that define the groups; none: each case is its own.
         training_images: Images that the detectors are fitted on; 0: there are no detectors.
-        left_out: Images of the data that were not used, by their set.
+        left_out: Cases of the data that were not used, by their set.
         tuning_labels: Positions of the true classes of the tuning set of a draw.
     """
 
@@ -119,10 +119,10 @@ class Cases:
     tuning_labels: tuple[int, ...] = ()
 
     def among(self, predictions: Predictions) -> tuple[Mask, Mask]:
-        """Mark the images that the policy was fitted on, and others of their groups."""
+        """Mark the cases that the policy was fitted on, and others of their groups."""
         return Identities.of(predictions).among(self.images)
 
     @property
     def images(self) -> Identities:
-        """Images of both sets."""
+        """Cases of both sets."""
         return self.tuning + self.calibration

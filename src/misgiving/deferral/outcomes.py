@@ -30,7 +30,7 @@ class OperatingPoint(NamedTuple):
         threshold: Lowest accepted score.
         accepted: Number of accepted cases.
         wrong: How many of these are wrong.
-        coverage: Share of all images that is accepted, by the pool or the calibration cases.
+        coverage: Share of all cases that is accepted, by the pool or the calibration cases.
         error: Share of the accepted that is wrong; None where none is accepted.
         bound: Upper bound on the error; holds for all operating points at once.
     """
@@ -121,10 +121,10 @@ class ClassErrors:
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Labelled cases that decide which images of a batch are accepted (conformal selection).
+    """Labelled cases that decide which cases of a batch are accepted (conformal selection).
 
-    With n labelled cases, m new images, and W(t) the number of labelled cases that are wrong with a
-    score of at least t: the k best images are accepted, for the largest k with
+    With n labelled cases, m new cases, and W(t) the number of labelled cases that are wrong with a
+    score of at least t: the k best cases are accepted, for the largest k with
     (1 + W(s_k)) m / ((n + 1) k) <= max_error, where s_k is the score of the last one accepted. Then
     the share of wrong answers among the accepted is at most `max_error` on average over labelled
     cases and batches (Jin and Candes, 2023). docs/explanation/guarantee.md derives it, and the
@@ -132,10 +132,10 @@ class Selection:
 
     Attributes:
         cases: Their number above the OOD limit.
-        lowest: No image is accepted with a lower score, by the targets of classes and of silent
+        lowest: No case is accepted with a lower score, by the targets of classes and of silent
             errors.
         rates: Parts of `max_error`: one for each class with a target, and one for the others. Empty
-            without `max_error`: `lowest` alone decides, for single images, too.
+            without `max_error`: `lowest` alone decides, for single cases, too.
         wrong: For each part, the scores of its cases that are wrong, lowest first.
     """
 
@@ -148,7 +148,7 @@ class Selection:
         """The lowest score that is accepted in a batch; inf: none is.
 
         Args:
-            scores: Of the images that can be accepted.
+            scores: Of the cases that can be accepted.
             images: Number of all images of the batch above the OOD limit.
         """
         if not self.rates:
@@ -165,13 +165,13 @@ class Selection:
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """Unlabelled images that a certificate is about, one of each group.
+    """Unlabelled cases that a certificate is about, one of each group.
 
     Attributes:
-        limit: Acceptance score above which the cases were drawn, and above which alone an image is
-            ever accepted; -inf: all acceptable images above the OOD limit.
-        scores: Acceptance scores of the images, highest first.
-        kept: For each, True where the image is acceptable and above the OOD limit.
+        limit: Acceptance score above which the cases were drawn, and above which alone a case is
+            ever accepted; -inf: all acceptable cases above the OOD limit.
+        scores: Acceptance scores of the cases, highest first.
+        kept: For each, True where the case is acceptable and above the OOD limit.
         drawn: Acceptance scores of the drawn cases, in their order.
     """
 
@@ -182,7 +182,7 @@ class Pool:
 
     @property
     def part(self) -> int:
-        """Number of images of the part from which the cases were drawn."""
+        """Number of cases of the part from which the cases were drawn."""
         return int((np.array(self.kept) & (np.array(self.scores) > self.limit)).sum())
 
 

@@ -47,7 +47,7 @@ class CertificationOutlook:
         cases: Calibration cases by class: one for each group.
         error: Rates of errors, if all cases are accepted, by guarantee; none without the target.
         accepted_half: The same, if half of them are accepted.
-        silent: Rates of accepted errors among all images, if all are accepted, by guarantee; none
+        silent: Rates of accepted errors among all cases, if all are accepted, by guarantee; none
             without the target.
         classes: Rates of misses of each class with a target, by guarantee.
         most_deferred: Number of the cases that may be deferred; None without the target.
@@ -86,7 +86,7 @@ def plan_certification(
 
     Args:
         labels: True classes as positions in `classes`.
-        units: Number of the group of each image, of which one counts.
+        units: Number of the group of each case, of which one counts.
         classes: Names of the classes.
         targets: The error rates to certify.
         guarantee: Of the OOD limit; the rates are computed for each guarantee.
@@ -125,7 +125,7 @@ def plan_certification(
 def plan_values(
     values: Sequence[str], units: Int[np.ndarray, " n"], targets: Targets
 ) -> list[tuple[str, int, float, float]]:
-    """Plan a threshold for each value of a column, of which one image of each group counts.
+    """Plan a threshold for each value of a column, of which one case of each group counts.
 
     Returns:
         For each value its number of cases, and the smallest error that they certify if all are

@@ -40,9 +40,9 @@ class Policy:
         ood_detector: Name of the OOD score.
         certificate: Thresholds, what they certify, and what was observed on the calibration set.
         model: Fingerprint or name of the model that it is for.
-        unit: The unit of the guarantee: a patient, a lesion, an image, or another group.
+        unit: The unit of the guarantee: a patient, a lesion, a case, or another group.
         kind: Of the outputs: `logits` or `probabilities`.
-        seed: Of the draw of one image from each group of a batch.
+        seed: Of the draw of one case from each group of a batch.
         finer: Judges the classes, where either a class or its superclass is answered; else None.
     """
 
@@ -59,7 +59,7 @@ class Policy:
 
     @property
     def compares_with_training(self) -> bool:
-        """True if the OOD score compares an image with those of the training."""
+        """True if the OOD score compares a case with those of the training."""
         return self.ood_detector in FEATURE_SCORES
 
     @property
@@ -74,9 +74,9 @@ class Policy:
         return self.calibration.loss is not None or self.ood_detector == "predicted_loss"
 
     def score(self, outputs: Outputs) -> ScoredImages:
-        """Predict the class of each image, and score it.
+        """Predict the class of each case, and score it.
 
-        Numbers and probabilities are NaN where outputs are not finite, or lack them. An image of
+        Numbers and probabilities are NaN where outputs are not finite, or lack them. A case of
         which a second opinion alone is not finite lacks only probabilities and what depends on
         them.
         """
@@ -100,7 +100,7 @@ class Policy:
         return self.judged(scored, ood_p_value=self.certificate.ood_p_values(scored.ood_score))
 
     def judged(self, scored: ScoredImages, **changes: Values | Logits | Classes) -> ScoredImages:
-        """Images with these changes, the error probability of each answer, and if it is acceptable.
+        """Cases with these changes, the error probability of each answer, and if it is acceptable.
 
         Error probabilities are NaN where they are not shown.
         """
@@ -160,7 +160,7 @@ class Policy:
 
     @property
     def scorer(self) -> str:
-        """SHA-256 of how images are scored and classes predicted, without the thresholds."""
+        """SHA-256 of how cases are scored and classes predicted, without the thresholds."""
         parts = (self.model, self.calibration, self.finer, self.rule, self.ood_detector)
         return sha256_of(repr(parts).encode())
 
@@ -172,15 +172,15 @@ class Policy:
         columns: Columns | None = None,
         threshold: float | Sequence[float] | None = None,
     ) -> Decisions:
-        """Decide for each image, whose outputs `check_outputs` has checked.
+        """Decide for each case, whose outputs `check_outputs` has checked.
 
         Args:
             images: Outputs of the model, or images that `score` has scored; one with any output
                 that is not finite can only be deferred.
-            units: Number of the group of each image; None: each is its own.
-            columns: Cells of each image by column, for `for_each`; one that is not given has no
+            units: Number of the group of each case; None: each is its own.
+            columns: Cells of each case by column, for `for_each`; one that is not given has no
                 value.
-            threshold: That of the batch that these images belong to, or that of each value; None:
+            threshold: That of the batch that these cases belong to, or that of each value; None:
                 they are the batch.
 
         Raises:
@@ -218,7 +218,7 @@ class Policy:
         )
 
     def values_of(self, predicted: Classes, columns: Columns | None) -> Sequence[str]:
-        """Value of `for_each` of each image; empty where there is none."""
+        """Value of `for_each` of each case; empty where there is none."""
         targets, cells = self.certificate.targets, columns or {}
         if targets.for_each == PREDICTED:
             answers = self.calibration.answers_of(predicted)
@@ -226,7 +226,7 @@ class Policy:
         return targets.values_of(cells.get(targets.column, [""] * len(predicted)))
 
     def part_of(self, predicted: Classes, columns: Columns | None) -> Parts:
-        """Position of the certificate of each image's value; -1: there is none for it."""
+        """Position of the certificate of each case's value; -1: there is none for it."""
         positions = {name: at for at, name in enumerate(self.certificate.parts)}
         values = self.values_of(predicted, columns)
         return np.array([positions.get(value, -1) for value in values], dtype=int)
@@ -234,9 +234,9 @@ class Policy:
     def thresholds(
         self, scored: ScoredImages, part: Parts, units: Units | None = None
     ) -> tuple[float, ...]:
-        """The lowest accepted score of each part of a batch, the same for any order of its images.
+        """The lowest accepted score of each part of a batch, the same for any order of its cases.
 
-        One image of each group decides; without the numbers of groups, each is its own. `part` is
+        One case of each group decides; without the numbers of groups, each is its own. `part` is
         that of `part_of`.
 
         Raises:
@@ -248,7 +248,7 @@ class Policy:
         if units is not None and len(np.unique(units)) < len(units):
             listed = zip(*(values.tolist() for values in columns), strict=True)
             digests = [sha256_of(repr((self.seed, *each)).encode()) for each in listed]
-            order = np.argsort(digests)  # at random, but the same for any order of the images
+            order = np.argsort(digests)  # at random, but the same for any order of the cases
             rows = order[np.unique(units[order], return_index=True)[1]]
         rows_of = [rows[part[rows] == at] for at in range(len(self.certificate.parts))]
         return tuple(
@@ -259,7 +259,7 @@ class Policy:
     def _threshold(
         self, certificate: Certificate, scores: Values, ood_scores: Values, acceptable: Mask
     ) -> float:
-        """The lowest accepted score of the images of one part."""
+        """The lowest accepted score of the cases of one part."""
         selection = certificate.selection
         if selection is None or not certificate.accepted:
             return certificate.accept_threshold
@@ -274,7 +274,7 @@ class Policy:
         return selection.threshold(scores[candidates], int(above.sum()))
 
     def check_batch(self, images: int, where: str = "") -> None:
-        """Check that so many images can be decided together.
+        """Check that so many cases can be decided together.
 
         Raises:
             DataError: They are too few for the average guarantee.
@@ -282,9 +282,9 @@ class Policy:
         if images < self.certificate.min_batch:
             raise DataError(
                 *("the average guarantee of ", Parameter("max_error"), " is for batches of at "),
-                f"least {self.certificate.min_batch} images{where}, got {images}; give more, or ",
+                f"least {self.certificate.min_batch} cases{where}, got {images}; give more, or ",
                 *("calibrate with ", Parameter("max_silent_error")),
-                " alone, which holds for each image",
+                " alone, which holds for each case",
             )
 
     def check_model(

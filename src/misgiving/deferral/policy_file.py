@@ -35,11 +35,11 @@ class PolicyFile(BaseModel):
 
     Attributes:
         model: Fingerprint or name of the model that the policy is for.
-        unit: The unit of the guarantee: a patient, a lesion, an image, or another group.
+        unit: The unit of the guarantee: a patient, a lesion, a case, or another group.
         kind: Of the outputs: `logits` or `probabilities`.
         max_ood_false_alarms: As it was asked for; that of the certificate's targets is in force.
         ood_detector: The name that was asked for; None: the default.
-        cases: The images that it was fitted on.
+        cases: The cases that it was fitted on.
         detectors: SHA-256 of `policy.safetensors`.
     """
 
@@ -118,7 +118,7 @@ def write_policy(folder: Path, policy: Policy, *, cases: Cases, **given: Any) ->
     Args:
         folder: The folder.
         policy: With the detectors to write.
-        cases: The images that it was fitted on.
+        cases: The cases that it was fitted on.
         given: The parameters of `ASKED`, as they were given.
     """
     save_detectors(policy.detectors, folder / DETECTORS)

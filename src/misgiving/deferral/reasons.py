@@ -12,17 +12,17 @@ from misgiving.scores.outputs import CONFIDENCE
 
 Policy = Any  # its module imports this one, through `decisions`
 Image = Mapping[str, Any]
-"""Columns of `Decisions` for one image, its threshold, and the error probabilities at both."""
+"""Columns of `Decisions` for one case, its threshold, and the error probabilities at both."""
 
-NO_POLICY = "no policy is calibrated for this model, so every image is deferred"
-NOT_FINITE = "there is no finite score, so the image is deferred"
-NO_THRESHOLD = "no threshold certifies the target error rate, so every image is deferred"
-NONE_FOR_VALUE = "no threshold is certified for images of this {}, so the image is deferred"
-AT_OOD_THRESHOLD = "the OOD score is exactly at its threshold, so the image is deferred"
+NO_POLICY = "no policy is calibrated for this model, so every case is deferred"
+NOT_FINITE = "there is no finite score, so the case is deferred"
+NO_THRESHOLD = "no threshold certifies the target error rate, so every case is deferred"
+NONE_FOR_VALUE = "no threshold is certified for cases of this {}, so the case is deferred"
+AT_OOD_THRESHOLD = "the OOD score is exactly at its threshold, so the case is deferred"
 ALL_LIMITED = "the limit for all answers"
 TOO_UNCERTAIN = "too uncertain to be accepted at any threshold"
 SURPASSED = "another class is more probable than the predicted one"
-ALL_ACCEPTED = "the policy accepts every image that is in-distribution and likely to be right"
+ALL_ACCEPTED = "the policy accepts every case that is in-distribution and likely to be right"
 
 
 def reasons_of(decisions: Any) -> Iterator[str]:
@@ -58,7 +58,7 @@ def _of_number(policy: Policy, image: Image) -> str:
         below = round(p_value * (cases + 1)) - 1  # calibration cases that are no more familiar
         share = f" but {100 * below / cases:.2g} % of the" if below else ""
         less = (
-            "less like the training images" if policy.compares_with_training else "lower OOD score"
+            "less like the training cases" if policy.compares_with_training else "lower OOD score"
         )
         return f"{less} than all{share} {_images(policy)} (p = {p_value:.2g})"
     limit = policy.certificate.ood_threshold
@@ -91,7 +91,7 @@ def _images(policy: Policy) -> str:
 
 
 def _compared(policy: Policy, image: Image) -> str:
-    """The image's value and the limit, in terms of the error where that is shown."""
+    """The case's value and the limit, in terms of the error where that is shown."""
     scores = image["acceptance_score"], image["threshold"]
     errors = image["error"], image["error_at_threshold"]
     reached = scores[0] >= scores[1]

@@ -1,4 +1,4 @@
-"""Sentences on a policy, its certificate and its images, and the numbers in them."""
+"""Sentences on a policy, its certificate and its cases, and the numbers in them."""
 
 import math
 from collections.abc import Callable

@@ -18,7 +18,7 @@ MOST_TUNED = 20_000  # groups to tune on; more would be slow, and bring nothing
 OWN_SETS = ("tune", "calibrate")
 FREE = ("", "validation")
 NOT_USED = ("train", "test", "excluded")
-CHANCE = 2e-3  # probability that different images are refused as copies
+CHANCE = 2e-3  # probability that different cases are refused as copies
 COPIES = 0.25  # share of rows; fewer copies hardly change a bound
 MOST_ALIKE = 0.9  # share of repeated rows that occur equally often, above that of chance
 DECIMALS, ROUNDING = 4, 1e-6  # of outputs that may be alike by rounding, and of these numbers
@@ -57,7 +57,7 @@ def fitting_sets(
 
 
 def fit_detectors(tuning: Predictions, training: Predictions) -> tuple[FittedDetectors, int]:
-    """Fit the detectors on the features of training images, if there are any, and count these."""
+    """Fit the detectors on the features of training cases, if there are any, and count these."""
     if training.features is None or not len(training):
         return FittedDetectors(), 0
     training.check_labelled()
@@ -105,7 +105,7 @@ def warn_of_doubts(tuning: Predictions, calibration: Predictions) -> None:
     if absent:
         warnings.warn(
             f"no calibration case is of the class {' or '.join(absent)}; nothing is "
-            "known about the errors on such images",
+            "known about the errors on such cases",
             stacklevel=4,
         )
     can_be_copies = not calibration.group_columns and calibration.hashes is None
@@ -113,20 +113,20 @@ def warn_of_doubts(tuning: Predictions, calibration: Predictions) -> None:
     if repeated > COPIES * (count := len(tuning) + len(calibration)):
         warnings.warn(
             f"{repeated} of {count} rows have the outputs of another row; copies are not "
-            "independent: give those of one image the same value in a column `group`",
+            "independent: give those of one case the same value in a column `group`",
             stacklevel=4,
         )
 
 
 def drawn_sets(predictions: Predictions, *, seed: int) -> tuple[Predictions, Predictions, int]:
-    """The images to tune on, those to certify with, and the number of parts for the first.
+    """The cases to tune on, those to certify with, and the number of parts for the first.
 
     These are the sets `tune` and `calibrate`, and the number is 0; or else a part, by group, of
-    the images in no set or in the validation set, and the others of these. Images of a group that
+    the cases in no set or in the validation set, and the others of these. Cases of a group that
     is also in another set are left out.
 
     Raises:
-        DataError: There are no such images, or too few groups.
+        DataError: There are no such cases, or too few groups.
     """
     sets = np.array(predictions.sets or ("",) * len(predictions))
     present = [(sets == name).any() for name in OWN_SETS]
@@ -143,7 +143,7 @@ def drawn_sets(predictions: Predictions, *, seed: int) -> tuple[Predictions, Pre
     free = np.flatnonzero(offered & ~np.isin(units, units[~offered]))
     if not len(free):
         raise DataError(
-            "all images were used for training or are only measured; give labelled images that "
+            "all cases were used for training or are only measured; give labelled cases that "
             "are new to the model"
         )
     predictions.select(free).check_labelled()  # counts all rows
@@ -156,7 +156,7 @@ def drawn_sets(predictions: Predictions, *, seed: int) -> tuple[Predictions, Pre
 
 
 def check_sets(tuning: Predictions, calibration: Predictions) -> None:
-    """Check that the sets are labelled, of one model, and that they share no images.
+    """Check that the sets are labelled, of one model, and that they share no cases.
 
     Raises:
         DataError: They are not.
@@ -191,10 +191,10 @@ def check_same_model(tuning: Predictions, other: Predictions, name: str) -> None
 
 
 def check_copies(tuning: Predictions, calibration: Predictions) -> None:
-    """Check that the calibration set does not have the images of the tuning set by other names.
+    """Check that the calibration set does not have the cases of the tuning set by other names.
 
-    An image is known by its logits. More than half of the rows that occur once in their set must
-    occur in both. Coarse outputs are alike for different images, but then as often within a set as
+    A case is known by its logits. More than half of the rows that occur once in their set must
+    occur in both. Coarse outputs are alike for different cases, but then as often within a set as
     between both: of the outputs that two rows have, at most a share q is in both sets by chance.
 
     Raises:
@@ -210,7 +210,7 @@ def check_copies(tuning: Predictions, calibration: Predictions) -> None:
     by_chance = 1 - binomial_cdf(shared - 1, pairs, q) if shared else 1.0
     if 2 * shared > (counts == 1).sum(axis=1).min() and by_chance <= CHANCE:
         raise DataError(
-            f"{shared} rows of the calibration set are also in the tuning set; give images that "
+            f"{shared} rows of the calibration set are also in the tuning set; give cases that "
             "nothing was chosen on"
         )
 
@@ -218,8 +218,8 @@ def check_copies(tuning: Predictions, calibration: Predictions) -> None:
 def repeated_outputs(*parts: Predictions) -> int:
     """Number of rows with the outputs of another row, but for rounding; 0 if that may be chance.
 
-    Images of a doubled set occur twice each. Nearest neighbours and trees give the same output to
-    some different images, but one more often than another. Outputs in few decimals do not count.
+    Cases of a doubled set occur twice each. Nearest neighbours and trees give the same output to
+    some different cases, but one more often than another. Outputs in few decimals do not count.
     """
     kinds = []
     for part in parts:

@@ -22,7 +22,7 @@ RuleName = Literal["most_probable", "balanced", "costs", "logits"]
 AnswerName = Literal["class", "superclass", "finest"]
 """Levels at which an answer is given, and right or wrong."""
 
-PREDICTED = "predicted_class"  # value of `for_each` that each image has by its answer
+PREDICTED = "predicted_class"  # value of `for_each` that each case has by its answer
 SHARE_OF_ERROR = 0.15  # of the level, where there are other targets; these have few cases
 
 
@@ -68,17 +68,17 @@ class Targets:
         confidence: Probability, over draws of the calibration set, that the targets hold.
         class_max_miss: Largest share of a class that may be accepted as another class, or of a
             superclass as another superclass.
-        max_silent_error: Largest share of all images that may be accepted with a wrong prediction;
-            holds for single images under both guarantees.
-        max_deferred: Largest share of all images that a person may have to look at. Alone, it
+        max_silent_error: Largest share of all cases that may be accepted with a wrong prediction;
+            holds for single cases under both guarantees.
+        max_deferred: Largest share of all cases that a person may have to look at. Alone, it
             sets the threshold, and the error there is bounded; beside other targets these do.
         review_cost: Cost of a review, beside costs of wrong answers (1 for those not given): an
             answer with a higher expected cost is left to a person.
-        max_ood_false_alarms: Largest share of ordinary images that may be flagged as
+        max_ood_false_alarms: Largest share of ordinary cases that may be flagged as
             out-of-distribution, with a confidence of its own; off: flag none.
         for_each: Certify `max_error` for each value of this column with a threshold of its own:
             predicted_class, or a column that is known when deciding, such as site, or age:40,70
-            with limits of numbers. An image of another value is deferred.
+            with limits of numbers. A case of another value is deferred.
         simultaneous: Apply the confidence to all targets of errors, and all values, jointly, or to
             each separately.
         superclasses: Classes of each superclass; each class is in one.
@@ -148,7 +148,7 @@ class Targets:
 
     @property
     def given_column(self) -> str:
-        """The column of `for_each` that must come with an image; empty where none must."""
+        """The column of `for_each` that must come with a case; empty where none must."""
         return "" if self.column == PREDICTED else self.column
 
     @property
@@ -157,7 +157,7 @@ class Targets:
         return [number_of(x) for x in (self.for_each or "").partition(":")[2].split(",") if x]
 
     def check_columns(self, columns: Mapping[str, Sequence[str]]) -> None:
-        """Check that images have the column of `for_each`.
+        """Check that cases have the column of `for_each`.
 
         Raises:
             DataError: They do not.
@@ -165,12 +165,12 @@ class Targets:
         if self.given_column not in ("", *columns):
             others = f"these have {', '.join(columns)}" if columns else "these have no such column"
             raise DataError(
-                *("images need the column ", repr(self.column), " for ", Parameter("for_each")),
+                *("cases need the column ", repr(self.column), " for ", Parameter("for_each")),
                 f"; {others}",
             )
 
     def values_of(self, cells: Sequence[str]) -> list[str]:
-        """Values of `for_each` of images with these cells of its column; empty: there is none.
+        """Values of `for_each` of cases with these cells of its column; empty: there is none.
 
         >>> Targets(max_error=0.1, for_each="age:40,70").values_of(["39", "40", "", "81"])
         ['below 40', '40 to below 70', '', '70 or more']

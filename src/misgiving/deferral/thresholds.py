@@ -41,7 +41,7 @@ class ScoredCases:
         error_probabilities: Of the answer.
         predicted: Position of the answer.
         labels: Position of the true one.
-        acceptable: False where an image is deferred whatever its score, by a rule that was fixed
+        acceptable: False where a case is deferred whatever its score, by a rule that was fixed
             before.
     """
 
@@ -54,7 +54,7 @@ class ScoredCases:
 
     @classmethod
     def of(cls, scored: ScoredImages, labels: Classes, calibration: Calibrator) -> "ScoredCases":
-        """Images that a policy with this calibration has scored, and their true classes."""
+        """Cases that a policy with this calibration has scored, and their true classes."""
         answers = calibration.answers_of(scored.predicted)
         return cls(
             scores=scored.acceptance_score,
