@@ -39,6 +39,25 @@ def test_numbers_are_counted_by_the_metadata(tmp_path, monkeypatch):
         read_parquet(path)
 
 
+def test_cells_that_become_texts_are_counted_as_these(tmp_path, monkeypatch):
+    labels = np.zeros(1_000_000, dtype=np.int8)
+    wide = pa.array([b"x" * 1000] * 200_000, pa.binary(1000)).dictionary_encode()
+    parquets = {"label": pa.array(labels)}, {"id": wide}
+    paths = [written(tmp_path / f"{at}.parquet", each) for at, each in enumerate(parquets)]
+    np.savez(tmp_path / "a.npz", label=labels)
+    monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 20_000}.get)
+    for path in (*paths, tmp_path / "a.npz"):
+        assert path.stat().st_size < 2_000_000
+        with pytest.raises(DataError, match="more than half of the memory"):
+            Predictions.read(path)
+
+
+def test_a_table_of_predictions_with_lists_of_texts_is_refused(tmp_path):
+    path = written(tmp_path / "a.parquet", {"id": pa.array([["a"] * 1000] * 100)})
+    with pytest.raises(DataError, match=r"id\..* has several texts for each row; give one"):
+        read_parquet(path)
+
+
 def test_a_table_is_the_one_that_another_library_reads(tmp_path):
     frame = pandas.DataFrame(
         {

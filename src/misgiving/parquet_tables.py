@@ -9,8 +9,10 @@ from misgiving.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from pyarrow.parquet import ParquetFile
 
 MOST_TEXT = 2**30  # bytes of all texts of a table: a million rows with ids and paths have a fifth
+CELL_BYTES = 100  # of a cell that is no number with a fraction: it becomes a text
 SHARE_OF_MEMORY = 0.5  # that the numbers of a table may take
 
 
@@ -28,10 +30,11 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> "pa.Table"
     from pyarrow.parquet import ParquetFile  # a tenth of a second
 
     file = ParquetFile(path)
-    groups = [file.metadata.row_group(at) for at in range(file.metadata.num_row_groups)]
-    parts = [group.column(at) for group in groups for at in range(group.num_columns)]
-    chosen = [x for x in parts if columns is None or x.path_in_schema.partition(".")[0] in columns]
-    check_size(path, sum(max(8 * x.num_values, x.total_uncompressed_size) for x in chosen))
+    leaves = [file.schema.column(at) for at in range(len(file.schema))]
+    nested = [x.path for x in leaves if x.path != x.name and "BYTE_ARRAY" in x.physical_type]
+    if columns is None and nested:
+        raise DataError(f"{path}: {nested[0]} has several texts for each row; give one")
+    check_size(path, _size(file, columns))
     kinds = {field.name: _plain(field.type) for field in file.schema_arrow}
     is_text = pa.types.is_string, pa.types.is_large_string, pa.types.is_binary
     texts = [name for name, kind in kinds.items() if any(is_kind(kind) for is_kind in is_text)]
@@ -46,6 +49,18 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> "pa.Table"
         )
     fields = [pa.field(field.name, kinds[field.name]) for field in table.schema]
     return table.cast(pa.schema(fields, metadata=table.schema.metadata))
+
+
+def _size(file: "ParquetFile", columns: Sequence[str] | None) -> int:
+    """Bytes of the columns, without what a dictionary holds once."""
+    groups, size = [*map(file.metadata.row_group, range(file.metadata.num_row_groups))], 0
+    for at, column in enumerate(map(file.schema.column, range(len(file.schema)))):
+        if columns is None or column.path.partition(".")[0] in columns:
+            is_float = column.physical_type in ("FLOAT", "DOUBLE")
+            each = 8 if is_float else max(CELL_BYTES, column.length)
+            parts = [group.column(at) for group in groups]
+            size += sum(max(each * part.num_values, part.total_uncompressed_size) for part in parts)
+    return size
 
 
 def _plain(kind: "pa.DataType") -> "pa.DataType":

@@ -144,7 +144,11 @@ def test_metadata_is_shown_and_changes_no_decision(serving):
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[1]", '{"a": NaN}', '{"a": "\\ud800"}', "[" * 3999, "1" * 4001]
+    "text",
+    [
+        *("{", "[1]", '{"a": NaN}', '{"a": "\\ud800"}', "[" * 3999, "1" * 4001),
+        '{"a": ' + "[" * 254 + "]" * 254 + "}",  # could be stored, and not be shown in a list
+    ],
 )
 def test_metadata_that_cannot_be_shown_is_refused_in_one_line(shared, text):
     files = {"files": ("a", picture(0.02))}

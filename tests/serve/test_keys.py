@@ -294,3 +294,18 @@ def test_the_command_adds_lists_and_revokes_keys(succeed, fail, tmp_path):
     succeed("keys", "revoke", place, "--number", "1")
     assert "no key 1 to revoke" in fail(2, "keys", "revoke", place, "--number", "1")
     assert "--role" in fail(2, "keys", "add", place, "--role", "admin", "--name", "x")
+
+
+def test_a_form_to_sign_in_that_is_longer_than_a_key_is_not_parsed(shared):
+    """It needs no key, and a thousand empty fields take 50 ms of all others."""
+    for body, status in (("key=" + "&" * 1000, 413), ("key=" + "k" * 150, 401)):
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        assert shared.post("/sign-in", content=body, headers=headers).status_code == status
+
+
+def test_a_long_request_with_a_wrong_key_is_logged_in_part(serving, sqlite_place, caplog):
+    client = serving()
+    with_key(sqlite_place, "read", "Ann")
+    client.get("/" + "a" * 10_000, headers={"Authorization": "Bearer wrong"})
+    (record,) = (each for each in caplog.records if each.message == "refused")
+    assert len(record.fields["request"]) == 200

@@ -19,7 +19,7 @@ from misgiving.csv_tables import escape_formulas, unescape_formulas
 from misgiving.errors import DataError, UsageError, explain_damage, visible
 from misgiving.files import check_ordinary, whole_file
 from misgiving.groups import one_per_group, unit_numbers
-from misgiving.parquet_tables import check_size, read_parquet
+from misgiving.parquet_tables import CELL_BYTES, check_size, read_parquet
 from misgiving.predictions import cells
 from misgiving.predictions.schema import (
     ARRAY_OF_OPINION,
@@ -373,7 +373,12 @@ def _frame(columns: Mapping[str, Any]) -> "pandas.DataFrame":
 def _read_npz(path: Path) -> dict[str, cells.Column]:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         check_size(path, sum(entry.file_size for entry in arrays.zip.infolist()))
-        return {name: arrays[name] for name in arrays.files}
+        columns = {name: arrays[name] for name in arrays.files}
+    texts = [
+        array.size for array in columns.values() if array.ndim == 1 and array.dtype.kind != "f"
+    ]
+    check_size(path, CELL_BYTES * sum(texts))
+    return columns
 
 
 def _write_npz(path: Path, columns: Mapping[str, Any]) -> None:

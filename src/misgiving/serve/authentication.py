@@ -20,6 +20,7 @@ from misgiving.serve.settings import Role
 log = logging.getLogger("misgiving.serve")
 
 COOKIE = "misgiving"
+MAX_LOGGED = 200  # characters of a request that is refused
 TOKEN = re.compile(rf"(?:^|;) *{COOKIE}=([A-Za-z0-9_-]+)")
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 HEALTH = "GET /health"  # waits for no database
@@ -63,7 +64,8 @@ class Authentication:
                     return
                 if secret:
                     client = (scope.get("client") or ("", 0))[0]
-                    log.warning("refused", extra={"fields": {"client": client, "request": request}})
+                    fields = {"client": client, "request": request[:MAX_LOGGED]}
+                    log.warning("refused", extra={"fields": fields})
                 raise problem
         await self._app(scope, receive, send)
 

@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Any, ClassVar
 
 import h11
+from h11._receivebuffer import ReceiveBuffer
 from uvicorn.protocols.http.flow_control import CLOSE_HEADER, FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -14,12 +15,29 @@ REST_SECONDS = 0.01  # until the next events, for each connection that had more 
 MOST_RESTING = 256  # connections; each may hold what the system gives in one read
 LINGER_SECONDS = 1.0  # for which a client can still send what it is no longer asked for
 DISCARDED_BYTES = 1 << 18  # at a time
+MOST_PARTS = 100  # lines of a head, folders of a path, values of a query
+
+
+class Lines(ReceiveBuffer):
+    """The bytes that were received, of which a head or trailer has few parts: each takes time."""
+
+    def maybe_extract_lines(self) -> list[bytearray] | None:
+        """The lines of a head or trailer, once it is complete."""
+        lines = super().maybe_extract_lines()
+        path, _, query = (lines[0] if lines else bytearray()).partition(b"?")
+        if max(len(lines or ()), path.count(b"/"), query.count(b"&")) > MOST_PARTS:
+            raise h11.RemoteProtocolError(f"more than {MOST_PARTS} lines, folders or values")
+        return lines
 
 
 class Requests(h11.Connection):
     """The parser of a connection, which stops after some events until it is called again."""
 
     left = 0
+
+    def __init__(self) -> None:
+        super().__init__(h11.SERVER)
+        self._receive_buffer = Lines()
 
     def next_event(self) -> Any:
         """The next event, as long as there may be one in this turn."""
@@ -54,7 +72,7 @@ class Connection(H11Protocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.conn: Requests = Requests(h11.SERVER)
+        self.conn: Requests = Requests()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start to read."""

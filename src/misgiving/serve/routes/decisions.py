@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -45,6 +45,8 @@ UPLOAD: dict[str, Any] = {
 
 RAW = (b"image/", b"application/octet-stream")
 MAX_METADATA = 4000
+MOST_LEVELS = 50  # of metadata
+MOST_OPTIONS = 20  # of a header of a part of a form
 LAST_BYTES = 1000  # of a form, among which is its last boundary
 ACCEPTED = (
     "send multipart/form-data with image files, or one image as image/* or application/octet-stream"
@@ -154,11 +156,24 @@ def _object(text: str) -> dict[str, Any] | None:
     try:
         content = json.loads(text or "null")
         json.dumps(content, allow_nan=False, ensure_ascii=False).encode()  # as answers must be
+        if _depth(content) > MOST_LEVELS:  # which could not be shown in a list
+            raise ValueError
     except (ValueError, RecursionError):
         content = text
     if content is None or isinstance(content, dict):
         return content
-    raise UsageError('metadata must be a JSON object, such as {"age": 61}')
+    raise UsageError(
+        f'metadata must be a JSON object, such as {{"age": 61}}, of at most {MOST_LEVELS} levels'
+    )
+
+
+def _depth(content: Any) -> int:
+    """Levels of lists and objects."""
+    if not isinstance(content, dict | list):
+        return 0
+    return 1 + max(
+        map(_depth, content.values() if isinstance(content, dict) else content), default=0
+    )
 
 
 async def _result(
@@ -245,14 +260,13 @@ async def read_uploads(
     if kind == b"multipart/form-data":
         limit = three_quarters(settings.max_held_bytes)
         begin = b"\r\n--" + options.get(b"boundary", b"")
-        uploads = await _read_form(request.headers, _body(request, take, limit), settings, begin)
-    elif kind.startswith(RAW):
-        chunks = [chunk async for chunk in _body(request, take, settings.max_bytes)]
-        uploads = [(clean_name(name), b"".join(chunks))]
-    else:
+        body = _body(request, take, limit)
+        return await _read_form(request.headers, body, take, settings, begin)
+    if not kind.startswith(RAW):
         raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, ACCEPTED)
-    take("images", len(uploads))  # only now: a body that never comes takes nobody's place
-    return uploads
+    chunks = [chunk async for chunk in _body(request, take, settings.max_bytes)]
+    take("images", 1)  # only now: a body that never comes takes nobody's place
+    return [(clean_name(name), b"".join(chunks))]
 
 
 async def _body(request: Request, take: Take, limit: int) -> AsyncGenerator[bytes]:
@@ -268,30 +282,24 @@ async def _body(request: Request, take: Take, limit: int) -> AsyncGenerator[byte
         yield chunk
 
 
-async def _of_few_parts(
-    body: AsyncGenerator[bytes], boundary: bytes, most: int
-) -> AsyncGenerator[bytes]:
-    """The chunks, of which many with what only begins like a boundary would take a parser long."""
-    count = 0
-    async for chunk in body:
-        count += chunk.count(boundary)
-        if count > most + 1:
-            raise _malformed(f"it has more than {most} files")
-        yield chunk
-
-
 async def _read_form(
-    headers: Headers, body: AsyncGenerator[bytes], settings: ServiceSettings, boundary: bytes
+    headers: Headers,
+    body: AsyncGenerator[bytes],
+    take: Take,
+    settings: ServiceSettings,
+    boundary: bytes,
 ) -> list[Upload]:
-    last = b""
+    """The files of a form, which is parsed only once they have a place in the queue."""
+    parts, count = await _counted(body, boundary, settings.max_files)
+    last = b"".join([*parts][-2:])[-LAST_BYTES:]
+    take("images", count)
 
     async def chunks() -> AsyncGenerator[bytes]:
-        nonlocal last
-        async for chunk in _of_few_parts(body, boundary, settings.max_files):
-            last = (last + chunk)[-LAST_BYTES:]
-            yield chunk
+        while parts:
+            yield parts.popleft()
+            await asyncio.sleep(0)  # others have their turn
 
-    parser = MultiPartParser(headers, chunks(), max_files=settings.max_files, max_fields=0)
+    parser = Form(headers, chunks(), max_files=settings.max_files, max_fields=0)
     parser.spool_max_size = settings.max_held_bytes  # in memory, which is counted
     try:
         form = await parser.parse()
@@ -304,7 +312,31 @@ async def _read_form(
         await file.close()
     if not uploads or boundary[2:] + b"--" not in last:
         raise _malformed("it has no file, or ends before its last boundary")
+    take("images", len(uploads) - count)  # a boundary may be in two chunks
     return uploads
+
+
+async def _counted(
+    body: AsyncGenerator[bytes], boundary: bytes, most: int
+) -> tuple[deque[bytes], int]:
+    """The chunks of a form, and the boundaries in them, or what only begins like one."""
+    chunks, count = deque[bytes](), 0
+    async for chunk in body:
+        chunks.append(chunk)
+        count += chunk.count(boundary)
+        if count > most + 1:
+            raise _malformed(f"it has more than {most} files")
+    return chunks, count
+
+
+class Form(MultiPartParser):
+    """A form whose parts have few options: the time to parse them grows with their square."""
+
+    def on_header_end(self) -> None:
+        """Refuse a header with many options."""
+        if self._current_partial_header_value.count(b";") > MOST_OPTIONS:
+            raise MultiPartException(f"a header of a part has more than {MOST_OPTIONS} options")
+        super().on_header_end()
 
 
 def _too_large(limit: int) -> ProblemError:
