@@ -23,10 +23,13 @@ class Lines(ReceiveBuffer):
 
     def maybe_extract_lines(self) -> list[bytearray] | None:
         """The lines of a head or trailer, once it is complete."""
+        end = self._data.find(b"\r\n\r\n")
+        if self._data.count(b"\n", 0, end + 2 if end >= 0 else len(self._data)) > MOST_PARTS:
+            raise h11.RemoteProtocolError(f"more than {MOST_PARTS} lines")
         lines = super().maybe_extract_lines()
         path, _, query = (lines[0] if lines else bytearray()).partition(b"?")
-        if max(len(lines or ()), path.count(b"/"), query.count(b"&")) > MOST_PARTS:
-            raise h11.RemoteProtocolError(f"more than {MOST_PARTS} lines, folders or values")
+        if max(path.count(b"/"), query.count(b"&")) > MOST_PARTS:
+            raise h11.RemoteProtocolError(f"more than {MOST_PARTS} folders or values")
         return lines
 
 
