@@ -13,6 +13,7 @@ import socket
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import h11
 import httpx
 import numpy as np
 import pytest
@@ -21,6 +22,8 @@ from PIL import Image
 from services import address, standin_at, started
 from standin import picture
 from waiting import until
+
+from misgiving.serve.connections import Requests
 
 MULTIPART = "multipart/form-data; boundary=xyz"
 LIMITS = {"max_bytes": 100_000, "max_files": 4, "timeout": 2.0}
@@ -193,14 +196,34 @@ def test_an_endless_head_is_refused(client):
         lambda count: b"GET /health HTTP/1.1\r\n" + b"a:\r\n" * count + END,
         lambda count: b"GET /page" + b"/a" * count + b" HTTP/1.1\r\n" + END,
         lambda count: b"GET /health?" + b"a&" * count + b" HTTP/1.1\r\n" + END,
+        lambda count: b"GET /page" + b"%2Fa" * count + b" HTTP/1.1\r\n" + END,
+        lambda count: b"GET / HTTP/1.1\r\nContent-Type: a" + b";" * count + b"\r\n" + END,
         lambda count: CLOSED + b"0\r\n" + b"a:\r\n" * count + b"\r\n",
     ],
-    ids=["head", "path", "query", "trailer"],
+    ids=["head", "path", "query", "encoded", "field", "trailer"],
 )
 def test_a_request_of_many_small_parts_is_refused_before_they_are_parsed(client, made):
     """Fifty clients with 60 kB of them each made others wait for ten seconds."""
     assert raw(client, made(101)).startswith(b"HTTP/1.1 400 Bad Request")
     assert not raw(client, made(90)).startswith(b"HTTP/1.1 400")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"GET / HTTP/1.1\r\na:" + b"\t" * 15_000 + b"\x0b\r\n" + END,
+        b"GET / HTTP/1.1\r\na: " + b"x" * 17_000 + b"\r\n" + END,
+        CLOSED + b"1;" + b" " * 15_000 + b"\n\r\n",
+    ],
+    ids=["control character", "length", "chunk"],
+)
+def test_a_head_that_is_slow_to_refuse_is_refused_before(client, request_):
+    assert raw(client, request_).startswith(b"HTTP/1.1 400 Bad Request")
+    parser = Requests()
+    parser.left = 3
+    parser.receive_data(request_)
+    with pytest.raises(h11.RemoteProtocolError, match=r"^a (head|chunk) .* too long"):  # by `Lines`
+        list(iter(parser.next_event, None))
 
 
 def test_a_client_that_disconnects_leaves_nothing_behind(client):

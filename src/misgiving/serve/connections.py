@@ -1,6 +1,7 @@
 """Connections that share the event loop fairly, and that end so that their answer is still read."""
 
 import asyncio
+import re
 import socket
 from contextlib import suppress
 from typing import Any, ClassVar
@@ -15,7 +16,11 @@ REST_SECONDS = 0.01  # until the next events, for each connection that had more 
 MOST_RESTING = 256  # connections; each may hold what the system gives in one read
 LINGER_SECONDS = 1.0  # for which a client can still send what it is no longer asked for
 DISCARDED_BYTES = 1 << 18  # at a time
-MOST_PARTS = 100  # lines of a head, folders of a path, values of a query
+MOST_PARTS = 100  # lines of a head, parts of its fields, folders of a path, values of a query
+MOST_BYTES = 16_000  # of a head or trailer
+MOST_OF_LINE = 200  # bytes of the line before a chunk
+# h11 refuses them as well, after a time that grows with the square of the spaces before them
+FORBIDDEN = re.compile(rb"[\0-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)")
 
 
 class Lines(ReceiveBuffer):
@@ -24,13 +29,20 @@ class Lines(ReceiveBuffer):
     def maybe_extract_lines(self) -> list[bytearray] | None:
         """The lines of a head or trailer, once it is complete."""
         end = self._data.find(b"\r\n\r\n")
-        if self._data.count(b"\n", 0, end + 2 if end >= 0 else len(self._data)) > MOST_PARTS:
-            raise h11.RemoteProtocolError(f"more than {MOST_PARTS} lines")
-        lines = super().maybe_extract_lines()
-        path, _, query = (lines[0] if lines else bytearray()).partition(b"?")
-        if max(path.count(b"/"), query.count(b"&")) > MOST_PARTS:
-            raise h11.RemoteProtocolError(f"more than {MOST_PARTS} folders or values")
-        return lines
+        head = bytes(self._data[: end + 2]) if end >= 0 else bytes(self._data)
+        path, _, query = head.partition(b"\n")[0].partition(b"?")
+        folders = path.count(b"/") + path.upper().count(b"%2F")
+        count = max(folders, query.count(b"&"), *map(head.count, (b"\n", b";", b",")))
+        if len(head) > MOST_BYTES or count > MOST_PARTS or FORBIDDEN.search(head[:end]):
+            raise h11.RemoteProtocolError("a head that is too long, of too many parts or malformed")
+        return super().maybe_extract_lines()
+
+    def maybe_extract_next_line(self) -> bytearray | None:
+        """The line before a chunk."""
+        line = super().maybe_extract_next_line()
+        if line and len(line) > MOST_OF_LINE:
+            raise h11.RemoteProtocolError("a chunk whose first line is too long")
+        return line
 
 
 class Requests(h11.Connection):
@@ -101,6 +113,7 @@ class Connection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let the client send the rest: closed at once, the system would drop the answer."""
+        Flow.resting.discard(self.flow)
         if exc is None and self.conn.their_state in (h11.SEND_BODY, h11.ERROR):
             task = self.loop.create_task(_linger(self.transport.get_extra_info("socket").dup()))
             self.tasks.add(task)
