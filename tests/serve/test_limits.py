@@ -213,7 +213,7 @@ def test_a_request_of_many_small_parts_is_refused_before_they_are_parsed(client,
     [
         b"GET / HTTP/1.1\r\na:" + b"\t" * 15_000 + b"\x0b\r\n" + END,
         b"GET / HTTP/1.1\r\na: " + b"x" * 17_000 + b"\r\n" + END,
-        CLOSED + b"1;" + b" " * 15_000 + b"\n\r\n",
+        CLOSED.replace(b"/decisions", b"/sign-in") + b"1;" + b" " * 15_000 + b"\n\r\n",
     ],
     ids=["control character", "length", "chunk"],
 )
@@ -224,6 +224,11 @@ def test_a_head_that_is_slow_to_refuse_is_refused_before(client, request_):
     parser.receive_data(request_)
     with pytest.raises(h11.RemoteProtocolError, match=r"^a (head|chunk) .* too long"):  # by `Lines`
         list(iter(parser.next_event, None))
+    assert client.get("/health").status_code == 200
+    failures = [
+        line for line in client.get("/metrics").text.split("\n") if "failures_total{" in line
+    ]
+    assert [line for line in failures if not line.endswith(" 0.0")] == []  # it is their sender's
 
 
 def test_a_client_that_disconnects_leaves_nothing_behind(client):

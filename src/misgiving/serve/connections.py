@@ -31,7 +31,7 @@ class Lines(ReceiveBuffer):
         end = self._data.find(b"\r\n\r\n")
         head = bytes(self._data[: end + 2]) if end >= 0 else bytes(self._data)
         path, _, query = head.partition(b"\n")[0].partition(b"?")
-        folders = path.count(b"/") + path.upper().count(b"%2F")
+        folders = path.count(b"/") + path.count(b"%")  # which may stand for one
         count = max(folders, query.count(b"&"), *map(head.count, (b"\n", b";", b",")))
         if len(head) > MOST_BYTES or count > MOST_PARTS or FORBIDDEN.search(head[:end]):
             raise h11.RemoteProtocolError("a head that is too long, of too many parts or malformed")

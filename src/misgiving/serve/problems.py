@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from h11 import LocalProtocolError
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import SQLAlchemyError
@@ -150,7 +151,7 @@ def problem_of(failure: Exception, metrics: Metrics, *, path: str) -> ProblemErr
             detail = f"{failure.detail}; GET /openapi.json describes the API"
             headers = dict(failure.headers or {})
             return ProblemError(HTTPStatus(failure.status_code), detail, headers=headers)
-        case ClientDisconnect():
+        case ClientDisconnect() | LocalProtocolError():  # or its request was refused meanwhile
             return ProblemError(HTTPStatus.BAD_REQUEST, "the client has disconnected")
     return _failure_of_the_service(failure, metrics, path)
 
