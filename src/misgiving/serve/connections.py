@@ -17,7 +17,7 @@ MOST_RESTING = 256  # connections; each may hold what the system gives in one re
 LINGER_SECONDS = 1.0  # for which a client can still send what it is no longer asked for
 DISCARDED_BYTES = 1 << 18  # at a time
 MOST_PARTS = 100  # lines of a head, parts of its fields, folders of a path, values of a query
-MOST_BYTES = 16_000  # of a head or trailer
+MOST_BYTES = 64_000  # of a head or trailer: metadata of 4,000 characters may take 48,000
 MOST_OF_LINE = 200  # bytes of the line before a chunk
 # h11 refuses them as well, after a time that grows with the square of the spaces before them
 FORBIDDEN = re.compile(rb"[\0-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)")
