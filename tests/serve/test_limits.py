@@ -112,6 +112,14 @@ def test_a_form_of_what_begins_like_boundaries_is_not_parsed(client):
     assert "it has more than 4 files" in response.json()["detail"]
 
 
+def test_a_form_in_tiny_chunks_is_read_to_its_last_boundary(client):
+    body = multipart(part(picture()), part(picture(0.9)))
+    pieces = (body[at : at + 3] for at in range(0, len(body), 3))
+    response = client.post("/decisions", content=pieces, headers={"Content-Type": MULTIPART})
+    assert response.status_code == 200
+    assert len(response.json()["results"]) == 2
+
+
 @pytest.mark.usefixtures("nothing_stored")
 def test_a_header_of_many_options_is_not_parsed(client):
     """Each of them made the next one slower: a hundred parts took 170 ms of all others."""
@@ -189,7 +197,6 @@ def test_an_endless_head_is_refused(client):
     assert b" 200 " not in raw(client, CHUNKED + b"0\r\nX: ", b"x" * 200_000)  # after a body
 
 
-@pytest.mark.usefixtures("nothing_stored")
 @pytest.mark.parametrize(
     "made",
     [
@@ -206,6 +213,21 @@ def test_a_request_of_many_small_parts_is_refused_before_they_are_parsed(client,
     """Fifty clients with 60 kB of them each made others wait for ten seconds."""
     assert raw(client, made(101)).startswith(b"HTTP/1.1 400 Bad Request")
     assert not raw(client, made(90)).startswith(b"HTTP/1.1 400")
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 10_000])
+def test_a_request_is_read_in_whatever_pieces_it_comes(size):
+    chunks = b"3\r\nabc\r\n" * 9 + b"0\r\n"
+    for trailer in (b"\r\n", b"a: b\r\nc: d\r\n\r\n"):
+        parser, events, sent = Requests(), [], CHUNKED + chunks + trailer
+        for at in range(0, len(sent), size):
+            parser.receive_data(sent[at : at + size])
+            parser.left = 100
+            while (event := parser.next_event()) not in (h11.NEED_DATA, h11.PAUSED):
+                events.append(event)
+        assert isinstance(events[-1], h11.EndOfMessage)
+        data = [bytes(event.data) for event in events if isinstance(event, h11.Data)]
+        assert b"".join(data) == b"abc" * 9
 
 
 @pytest.mark.parametrize(
@@ -231,6 +253,7 @@ def test_a_head_that_is_slow_to_refuse_is_refused_before(client, request_):
     assert [line for line in failures if not line.endswith(" 0.0")] == []  # it is their sender's
 
 
+@pytest.mark.usefixtures("nothing_stored")
 def test_a_client_that_disconnects_leaves_nothing_behind(client):
     def disconnected():
         nonlocal metrics

@@ -20,7 +20,7 @@ MOST_PARTS = 100  # lines of a head, parts of its fields, folders of a path, val
 MOST_BYTES = 64_000  # of a head or trailer: metadata of 4,000 characters may take 48,000
 MOST_OF_LINE = 200  # bytes of the line before a chunk
 # h11 refuses them as well, after a time that grows with the square of the spaces before them
-FORBIDDEN = re.compile(rb"[\0-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)")
+FORBIDDEN = re.compile(rb"[\0-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n|\Z)")
 
 
 class Lines(ReceiveBuffer):
@@ -29,11 +29,11 @@ class Lines(ReceiveBuffer):
     def maybe_extract_lines(self) -> list[bytearray] | None:
         """The lines of a head or trailer, once it is complete."""
         end = self._data.find(b"\r\n\r\n")
-        head = bytes(self._data[: end + 2]) if end >= 0 else bytes(self._data)
+        head = self._data[: end + 2 if end >= 0 else None]
         path, _, query = head.partition(b"\n")[0].partition(b"?")
         folders = path.count(b"/") + path.count(b"%")  # which may stand for one
         count = max(folders, query.count(b"&"), *map(head.count, (b"\n", b";", b",")))
-        if len(head) > MOST_BYTES or count > MOST_PARTS or FORBIDDEN.search(head[:end]):
+        if len(head) > MOST_BYTES or count > MOST_PARTS or FORBIDDEN.search(head):
             raise h11.RemoteProtocolError("a head that is too long, of too many parts or malformed")
         return super().maybe_extract_lines()
 

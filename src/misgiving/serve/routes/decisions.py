@@ -291,11 +291,13 @@ async def _read_form(
 ) -> list[Upload]:
     """The files of a form, which is parsed only once they have a place in the queue."""
     parts, count = await _counted(body, boundary, settings.max_files)
-    last = b"".join([*parts][-2:])[-LAST_BYTES:]
     take("images", count)
+    last = b""
 
     async def chunks() -> AsyncGenerator[bytes]:
+        nonlocal last
         while parts:
+            last = (last + parts[0])[-LAST_BYTES:]
             yield parts.popleft()
             await asyncio.sleep(0)  # others have their turn
 
