@@ -30,11 +30,13 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> "pa.Table"
     from pyarrow.parquet import ParquetFile  # a tenth of a second
 
     file = ParquetFile(path)
-    leaves = [file.schema.column(at) for at in range(len(file.schema))]
+    leaves = [*map(file.schema.column, range(len(file.schema)))]
     nested = [x.path for x in leaves if x.path != x.name and "BYTE_ARRAY" in x.physical_type]
     if columns is None and nested:
         raise DataError(f"{path}: {nested[0]} has several texts for each row; give one")
-    check_size(path, _size(file, columns))
+    top = [leaf.path.partition(".")[0] for leaf in leaves]
+    chosen = [at for at, name in enumerate(top) if columns is None or name in columns]
+    check_size(path, sum(_size(file, at) for at in chosen))
     kinds = {field.name: _plain(field.type) for field in file.schema_arrow}
     is_text = pa.types.is_string, pa.types.is_large_string, pa.types.is_binary
     texts = [name for name, kind in kinds.items() if any(is_kind(kind) for is_kind in is_text)]
@@ -51,16 +53,14 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> "pa.Table"
     return table.cast(pa.schema(fields, metadata=table.schema.metadata))
 
 
-def _size(file: "ParquetFile", columns: Sequence[str] | None) -> int:
-    """Bytes of the columns, without what a dictionary holds once."""
-    groups, size = [*map(file.metadata.row_group, range(file.metadata.num_row_groups))], 0
-    for at, column in enumerate(map(file.schema.column, range(len(file.schema)))):
-        if columns is None or column.path.partition(".")[0] in columns:
-            is_float = column.physical_type in ("FLOAT", "DOUBLE")
-            each = 8 if is_float else max(CELL_BYTES, column.length)
-            parts = [group.column(at) for group in groups]
-            size += sum(max(each * part.num_values, part.total_uncompressed_size) for part in parts)
-    return size
+def _size(file: "ParquetFile", at: int) -> int:
+    """Bytes of a column, without what a dictionary holds once."""
+    column = file.schema.column(at)
+    is_float = column.physical_type in ("FLOAT", "DOUBLE")
+    each = 8 if is_float else max(CELL_BYTES, column.length)
+    groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))
+    parts = [group.column(at) for group in groups]
+    return sum(max(each * part.num_values, part.total_uncompressed_size) for part in parts)
 
 
 def _plain(kind: "pa.DataType") -> "pa.DataType":

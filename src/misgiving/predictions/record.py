@@ -362,21 +362,15 @@ def _frame(columns: Mapping[str, Any]) -> "pandas.DataFrame":
         if array in columns:
             single |= dict(zip(names, columns[array].T, strict=True))
     single |= {name: [columns[name]] * count for name in ONCE if name in columns}
-    return pandas.DataFrame(
-        {
-            name: column if isinstance(column, np.ndarray) else list(column)
-            for name, column in single.items()
-        }
-    )
+    whole = {name: x if isinstance(x, np.ndarray) else list(x) for name, x in single.items()}
+    return pandas.DataFrame(whole)
 
 
 def _read_npz(path: Path) -> dict[str, cells.Column]:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         check_size(path, sum(entry.file_size for entry in arrays.zip.infolist()))
         columns = {name: arrays[name] for name in arrays.files}
-    texts = [
-        array.size for array in columns.values() if array.ndim == 1 and array.dtype.kind != "f"
-    ]
+    texts = [each.size for each in columns.values() if each.ndim == 1 and each.dtype.kind != "f"]
     check_size(path, CELL_BYTES * sum(texts))
     return columns
 

@@ -24,8 +24,8 @@ SECURITY_HEADERS = [
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"cache-control", b"no-store"),
 ]
-MAX_BODY_BYTES = {"/sign-in": 1000}  # of a request, which needs no key
-OTHER_BODY_BYTES = 100_000  # where a route has no limit of its own
+MAX_BODY_BYTES = 100_000  # of a request, where its route has no limit of its own
+MAX_FORM_BYTES = {"/sign-in": 1000}  # is parsed without a key
 UPLOAD_PATHS = ("/decisions",)  # they limit bodies and clients themselves
 KEY_SCOPE = "misgiving.key"  # key of a scope for the `Key` that was sent
 
@@ -90,7 +90,7 @@ def limit_bodies(app: ASGIApp) -> ASGIApp:
             nonlocal length
             message = await receive()
             length += len(message.get("body", b""))
-            if length > (most := MAX_BODY_BYTES.get(scope["path"], OTHER_BODY_BYTES)):
+            if length > (most := MAX_FORM_BYTES.get(scope["path"], MAX_BODY_BYTES)):
                 detail = f"the body may have at most {most} bytes"
                 raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
             return message
