@@ -85,7 +85,8 @@ class Network:
         runs = []
         for start in range(0, max(1, len(inputs)), self._batch):
             batch = inputs[start : start + self._batch].transpose(0, 3, 1, 2)
-            images = np.ascontiguousarray(batch).astype(np.float32) / 255
+            images = np.ascontiguousarray(batch).astype(np.float32)
+            images /= 255  # in place: a second array of this size takes ten times as long
             runs.append(self._run_batch(images))
         together = map(np.concatenate, zip(*runs, strict=True))
         return dict(zip(self.outputs, together, strict=True))
