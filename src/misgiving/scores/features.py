@@ -192,7 +192,7 @@ def _distance_to_neighbour(statistics: Statistics, points: Reduced) -> Values:
     """Distance to the k-th nearest of the neighbours."""
     neighbours, k = statistics["neighbours"], statistics["k"].item()
     products = points @ neighbours.T
-    products -= (neighbours**2).sum(axis=1) / 2  # half the negated square, but for a constant
+    products -= np.vecdot(neighbours, neighbours) / 2  # half the negated square, but for a constant
     nearest = np.argpartition(products, -k, axis=1)[:, -k]
     return np.asarray(np.linalg.norm(points - neighbours[nearest], axis=1))
 
