@@ -139,7 +139,6 @@ def attach_run(
         num_classes=len(trained.classes),
         image_size=trained.preprocessing.image_size,
         taps=config.taps,
-        hidden=config.hidden,
         reads_logits=config.reads_logits,
         attached=trained.source,
     )
