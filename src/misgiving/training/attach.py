@@ -258,15 +258,10 @@ def fit_estimator(
         TrainingError: The loss is no longer finite.
     """
     estimator = model.to("cpu").loss_estimator
-    given = config.estimates_losses and monitored.taps is not None
-    if estimator is None or training.taps is None or not given:
+    if estimator is None or training.taps is None or not config.estimates_losses:
         raise UsageError(
-            *(
-                "give a model with ",
-                Parameter("taps"),
-                ", predictions with the averages of these, ",
-            ),
-            *("and an ", Parameter("auxiliary"), " loss with an ", Parameter("auxiliary_weight")),
+            *("give a model with ", Parameter("taps"), ", predictions with their averages, and an "),
+            *(Parameter("auxiliary"), " loss"),
         )
     channels = list(model.reader.channels)
     averages = torch.from_numpy(np.asarray(training.taps, dtype=np.float32))
