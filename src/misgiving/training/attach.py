@@ -260,8 +260,12 @@ def fit_estimator(
     estimator = model.to("cpu").loss_estimator
     if estimator is None or training.taps is None or not config.estimates_losses:
         raise UsageError(
-            *("give a model with ", Parameter("taps"), ", predictions with their averages, and an "),
-            *(Parameter("auxiliary"), " loss"),
+            *(
+                "give a model with ",
+                Parameter("taps"),
+                ", predictions with the averages of these, ",
+            ),
+            *("and an ", Parameter("auxiliary"), " loss"),
         )
     channels = list(model.reader.channels)
     averages = torch.from_numpy(np.asarray(training.taps, dtype=np.float32))
