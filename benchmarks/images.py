@@ -34,7 +34,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from misgiving.data.batching import augment, batches
-from misgiving.data.cache import ImageSet, prepare, preprocessed
+from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import FileImage
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
@@ -94,7 +94,7 @@ def compare_preparing(folder: Path, pictures: Path | None, rounds: int) -> None:
 def prepared_by_us(paths: list[Path]) -> list[np.ndarray]:
     """What `prepare` does with every image, without its threads."""
     preprocessing = Preprocessing(image_size=SIZE, crop=CROP)
-    return [preprocessed(FileImage(path), preprocessing).image for path in paths]
+    return [FileImage(path).read(preprocessing).image for path in paths]
 
 
 def prepared_plainly(path: Path) -> np.ndarray:

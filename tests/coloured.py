@@ -34,11 +34,11 @@ class FragileImage(ArrayImage):
         super().__init__(pixels)
         vars(self).update(number=number, error=error, tried=tried)
 
-    def read(self):
+    def content(self):
         self.tried[self.number] += 1
         if self.error:
             raise self.error
-        return super().read()
+        return super().content()
 
 
 class Fragile(tuple):

@@ -45,7 +45,6 @@ class Baking:
         toppings: Toppings.
         shares: Shares of grains.
         glaze: Share of sugar.
-        hidden: Secret of the baker.
     """
 
     flour: Literal["wheat", "rye"] = "wheat"
@@ -57,7 +56,6 @@ class Baking:
     toppings: tuple[str, ...] = ("poppy", "sesame")
     shares: Mapping[str, float] = field(default_factory=dict)
     glaze: float | None = 0.5
-    hidden: str = "yeast"
 
     def __post_init__(self):
         require_choices(self)
@@ -122,7 +120,6 @@ def test_every_kind_of_field_is_filled(bake):
         (["--glaze", "much"], ["--glaze", "NUMBER|off", "'much'"]),
         (["--times", "0"], ["--times", "0", ">= 1"]),
         (["--flour", "rice"], ["--flour", "rice", "wheat", "rye"]),
-        (["--hidden", "salt"], ["--hidden"]),
     ],
 )
 def test_a_value_that_cannot_be_used_is_refused_with_the_name_of_its_option(bake, words, named):

@@ -48,10 +48,8 @@ def groups_of_columns(
         ]
     if len(cells) > 1:
         pairs = (pair for keys in cells.values() for pair in chained(keys))
-        names = list(join_groups(names, names, pairs))
-        values_of_groups = [*zip(names, cells[first], strict=True)]
-        least = {group: value for group, value in sorted(values_of_groups, reverse=True) if value}
-        names = [least.get(group, group) for group in names]
+        groups = join_groups(cells[first], names, pairs)
+        names = [group or name for group, name in zip(groups, names, strict=True)]
     return tuple(names), tuple(cells)
 
 

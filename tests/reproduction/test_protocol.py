@@ -48,9 +48,7 @@ def test_the_protocol_of_dermoscopy_is_the_papers():
     """Section 4 of the paper, setting by setting."""
     protocol = protocol_for("isic2019:ISIC_2019", tuning_set="b_box")
     training = protocol.training
-    assert protocol.model == ModelConfig(
-        backbone="vgg16", pretrained=True, dropout=0.4, taps=None, hidden=128
-    )
+    assert protocol.model == ModelConfig(backbone="vgg16", pretrained=True, dropout=0.4, taps=None)
     assert (training.epochs, training.batch_size, training.learning_rate) == (50, 64, 1e-4)
     assert (training.decay_every, training.decay_factor) == (10, 0.5)
     assert (training.beta1, training.weight_decay) == (0.9, 5e-4)

@@ -29,7 +29,6 @@ COMMAND: ContextVar[Sequence[Argument]] = ContextVar("COMMAND", default=())
 
 SET_BY_TRAIN = ("split", "keep")  # options of `train` that messages of other commands refer to
 MAX_CHOICES = 30  # letters of choices that are shown in place of CHOICE
-INTERNAL = ("hidden",)  # fields that no command offers
 LIST, MAPPING, RATE = "A,B,...", "CLASS=NUMBER...", "NUMBER|off"  # how such values are typed
 
 BRIEF = (
@@ -186,7 +185,7 @@ class Fields:
         """The type of what is given of the options."""
         options = {}
         for each in fields(self.config):
-            if each.name in self.names or (not self.names and each.name not in INTERNAL):
+            if not self.names or each.name in self.names:
                 shown = cyclopts.Parameter(show=not brief or each.name in BRIEF)
                 options[each.name] = Annotated[self._option(each), shown]
         given = TypedDict(self.config.__name__, options, total=False)  # type: ignore[misc]

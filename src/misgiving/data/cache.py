@@ -15,10 +15,8 @@ from jaxtyping import Int, UInt8
 
 from misgiving.data.datasets.dataset import (
     Dataset,
-    EncodedImage,
     HashedImage,
     LabelledImages,
-    SourceImage,
     without,
 )
 from misgiving.data.datasets.tags import with_tags
@@ -35,7 +33,6 @@ from misgiving.files import (
     locked,
     read_json,
     seal,
-    sha256_of,
     sha256_of_json,
     sha256_of_lines,
     verify,
@@ -146,21 +143,10 @@ def prepare(
     return images
 
 
-def preprocessed(image: SourceImage, preprocessing: Preprocessing) -> HashedImage:
-    """Square of an image as the model sees it, and the hash of its content."""
-    if isinstance(image, EncodedImage):  # which is decoded no larger than necessary
-        data, name = image.encoded()
-        return HashedImage(sha256_of(data), preprocessing.from_file(data, name))
-    name, pixels = image.read()
-    return HashedImage(name, preprocessing(pixels))
-
-
 def bad_images(dataset: Dataset, report: Report) -> list[BadImage]:
     """The images that cannot be read; JPEG files are decoded as small as possible."""
     bad = []
-    work = returning_bad_images(
-        lambda index: preprocessed(dataset.images[index], TINY).hash, dataset.ids
-    )
+    work = returning_bad_images(lambda index: dataset.images[index].read(TINY), dataset.ids)
     for done, result in enumerate(in_order(work, len(dataset)), start=1):
         bad += [result] if isinstance(result, BadImage) else []
         report(done, len(dataset))
@@ -227,7 +213,7 @@ def _write(
     bad: list[BadImage] = []
     nothing = HashedImage("", np.zeros(shape[1:], dtype=np.uint8))
     work = returning_bad_images(
-        lambda index: preprocessed(dataset.images[index], preprocessing), dataset.ids
+        lambda index: dataset.images[index].read(preprocessing), dataset.ids
     )
     with (
         closing(in_order(work, len(dataset))) as images,

@@ -16,7 +16,7 @@ from jaxtyping import Int
 from misgiving.arrays import Classes, Groups, Mask, Names, Rows
 from misgiving.csv_tables import csv_rows, write_csv
 from misgiving.data.cache import ImageSet
-from misgiving.data.datasets.dataset import Dataset, LabelledImages, hash_of
+from misgiving.data.datasets.dataset import Dataset, LabelledImages
 from misgiving.data.decoding import in_order, returning_bad_images
 from misgiving.errors import DataError, Parameter, UsageError, explain_damage
 from misgiving.groups import unit_numbers
@@ -313,7 +313,7 @@ def without_training_images(dataset: Dataset, run: Path) -> Dataset:
         UsageError: None is left.
     """
     trained = read_split(run / "split.csv").hashes_of("train")
-    hashed = returning_bad_images(lambda index: hash_of(dataset.images[index]), dataset.ids)
+    hashed = returning_bad_images(lambda index: dataset.images[index].hash(), dataset.ids)
     rows = np.flatnonzero([content not in trained for content in in_order(hashed, len(dataset))])
     if not len(rows):
         raise UsageError(f"{run} was trained on all images of {dataset.name}; give others")

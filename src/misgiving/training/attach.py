@@ -139,7 +139,6 @@ def attach_run(
         num_classes=len(trained.classes),
         image_size=trained.preprocessing.image_size,
         taps=config.taps,
-        hidden=config.hidden,
         reads_logits=config.reads_logits,
         attached=trained.source,
     )
@@ -259,15 +258,14 @@ def fit_estimator(
         TrainingError: The loss is no longer finite.
     """
     estimator = model.to("cpu").loss_estimator
-    given = config.estimates_losses and monitored.taps is not None
-    if estimator is None or training.taps is None or not given:
+    if estimator is None or training.taps is None or not config.estimates_losses:
         raise UsageError(
             *(
                 "give a model with ",
                 Parameter("taps"),
                 ", predictions with the averages of these, ",
             ),
-            *("and an ", Parameter("auxiliary"), " loss with an ", Parameter("auxiliary_weight")),
+            *("and an ", Parameter("auxiliary"), " loss"),
         )
     channels = list(model.reader.channels)
     averages = torch.from_numpy(np.asarray(training.taps, dtype=np.float32))

@@ -74,7 +74,6 @@ class ModelConfig:
         dropout: Dropout rate.
         taps: timm feature levels that the loss estimator reads. Default: the paper's four of a VGG,
             the last four of other backbones.
-        hidden: Units of the loss estimator for each tap.
         reads_logits: Give the loss estimator one more tap: the classifier's own output, detached.
     """
 
@@ -83,7 +82,6 @@ class ModelConfig:
     weights: Path | None = None
     dropout: float = 0.4
     taps: tuple[int, ...] | None = None
-    hidden: int = 128
     reads_logits: bool = False
 
     @property
@@ -109,7 +107,6 @@ class AttachConfig:
             Default: the model's.
         std: Standard deviation of each channel, likewise.
         taps: Names of the submodules that are read. Default: the last four blocks.
-        hidden: Units of the loss estimator for each tap.
         reads_logits: Give the loss estimator one more tap: the classifier's own output.
         views: Views of each image over which outputs are averaged: 2 with its mirror image, 8 with
             all flips and quarter turns. Only where these are of the same class.
@@ -124,7 +121,6 @@ class AttachConfig:
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     taps: tuple[str, ...] | None = None
-    hidden: int = 128
     reads_logits: bool = True
     views: Literal[1, 2, 8] = 1
     on_bad_image: Literal["fail", "skip"] = "fail"

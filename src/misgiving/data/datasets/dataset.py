@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -33,36 +33,44 @@ class HashedImage(NamedTuple):
     image: Picture
 
 
-@runtime_checkable
-class SourceImage(Protocol):
+class SourceImage(ABC):
     """An image that is not decoded yet, and that any thread may read."""
 
-    def read(self) -> HashedImage:
-        """Decode the image and hash its content."""
+    @abstractmethod
+    def content(self) -> tuple[bytes | Picture, str]:
+        """The encoded image, or pixels that are not encoded; and its name for messages."""
 
+    @abstractmethod
     def key(self) -> str:
         """Identity that is quick to determine and changes with the content."""
 
+    def hash(self) -> str:
+        """SHA-256 of the content, which is not decoded for it."""
+        return _hash_of(self.content()[0])
 
-class EncodedImage(ABC):
-    """An image that is encoded, as JPEG or PNG for example."""
+    def read(self, preprocessing: Preprocessing | None = None) -> HashedImage:
+        """The image, or its square, for which it is decoded no larger than necessary."""
+        content, name = self.content()
+        if isinstance(content, bytes):
+            image = (
+                preprocessing.from_file(content, name) if preprocessing else decode(content, name)
+            )
+        else:
+            image = preprocessing(content) if preprocessing else content
+        return HashedImage(_hash_of(content), image)
 
-    @abstractmethod
-    def encoded(self) -> tuple[bytes, str]:
-        """Content of the image, and its name for messages."""
 
-    def read(self) -> HashedImage:
-        data, name = self.encoded()
-        return HashedImage(sha256_of(data), decode(data, name))
+def _hash_of(content: bytes | Picture) -> str:
+    return sha256_of(content if isinstance(content, bytes) else content.tobytes())
 
 
 @dataclass(frozen=True, eq=False)
-class FileImage(EncodedImage):
+class FileImage(SourceImage):
     """An image file; the key is absolute path, size and time of change."""
 
     path: Path
 
-    def encoded(self) -> tuple[bytes, str]:
+    def content(self) -> tuple[bytes, str]:
         return read_bytes(self.path), str(self.path)
 
     def key(self) -> str:
@@ -79,21 +87,16 @@ def file_key(path: Path) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class ArrayImage:
+class ArrayImage(SourceImage):
     """An image in memory; the key is the hash of the pixels."""
 
     pixels: Picture
 
-    def read(self) -> HashedImage:
-        return HashedImage(self.key(), self.pixels)
+    def content(self) -> tuple[Picture, str]:
+        return self.pixels, ""
 
     def key(self) -> str:
-        return sha256_of(self.pixels.tobytes())
-
-
-def hash_of(image: SourceImage) -> str:
-    """SHA-256 of the content of an image, which is not decoded for it."""
-    return sha256_of(image.encoded()[0]) if isinstance(image, EncodedImage) else image.read().hash
+        return _hash_of(self.pixels)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

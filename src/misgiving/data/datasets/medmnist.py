@@ -16,10 +16,10 @@ from weakref import finalize
 import numpy as np
 from jaxtyping import UInt8
 
-from misgiving.data.datasets.dataset import SET_NAMES, Dataset, HashedImage, file_key
+from misgiving.arrays import Picture
+from misgiving.data.datasets.dataset import SET_NAMES, Dataset, SourceImage, file_key
 from misgiving.data.preprocessing import LARGEST_SIDE, Preprocessing
 from misgiving.errors import DataError, explain_damage
-from misgiving.files import sha256_of
 
 ARRAY_SETS = ("train", "val", "test")
 BLOCK_BYTES = 2**22  # bytes per block
@@ -82,17 +82,15 @@ class PackedArray:
 
 
 @dataclass(frozen=True, eq=False)
-class PackedImage:
+class PackedImage(SourceImage):
     """A row of an array of an `.npz` file; the key is that of the file, with array and row."""
 
     array: PackedArray
     row: int
 
-    def read(self) -> HashedImage:
+    def content(self) -> tuple[Picture, str]:
         image = np.array(self.array[self.row])
-        if image.ndim == 2:
-            image = np.repeat(image[..., None], 3, axis=2)
-        return HashedImage(sha256_of(image.tobytes()), image)
+        return image if image.ndim > 2 else np.repeat(image[..., None], 3, axis=2), ""
 
     def key(self) -> str:
         return f"{file_key(self.array.path)}|{self.array.name}|{self.row}"

@@ -7,7 +7,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from misgiving.data.datasets.dataset import SET_NAMES, EncodedImage, file_key
+from misgiving.data.datasets.dataset import SET_NAMES, SourceImage, file_key
 from misgiving.data.decoding import read_bytes
 from misgiving.errors import explain_damage
 from misgiving.parquet_tables import read_parquet
@@ -19,7 +19,7 @@ _reading = Lock()
 
 
 @dataclass(frozen=True, eq=False)
-class ParquetImage(EncodedImage):
+class ParquetImage(SourceImage):
     """An image in a row group of a Parquet file; its path is read where the file lacks it."""
 
     file: Path
@@ -27,7 +27,7 @@ class ParquetImage(EncodedImage):
     row: int
     path: Path
 
-    def encoded(self) -> tuple[bytes, str]:
+    def content(self) -> tuple[bytes, str]:
         with explain_damage(self.file, remedy=MAKE_AGAIN), _reading:
             images = _images_of(self.file, self.group, file_key(self.file))
             data = images[self.row]["bytes"] or read_bytes(self.path)

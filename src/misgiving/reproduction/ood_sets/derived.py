@@ -15,11 +15,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 
-from misgiving.arrays import PixelMask
-from misgiving.data.datasets.dataset import Dataset, HashedImage, SourceImage
+from misgiving.arrays import Picture, PixelMask
+from misgiving.data.datasets.dataset import Dataset, SourceImage
 from misgiving.data.decoding import decode, in_order, read_bytes
 from misgiving.errors import DataError
-from misgiving.files import sha256_of
 from misgiving.groups import names_of_groups
 from misgiving.reproduction.ood_sets.lesions import (
     dark_rim,
@@ -192,19 +191,19 @@ DERIVED_SETS: Mapping[str, tuple[Callable[[Dataset, int, int], Region | None], s
 
 
 @dataclass(frozen=True, eq=False)
-class DerivedImage:
+class DerivedImage(SourceImage):
     """Another image, boxed or cropped when it is read."""
 
     source: SourceImage
     kind: str
     region: Region
 
-    def read(self) -> HashedImage:
+    def content(self) -> tuple[Picture, str]:
         image, (box, _) = self.source.read().image, self.region
         changed = image[box] if self.kind == CROPPED else image.copy()
         if self.kind != CROPPED:
             changed[box] = 0
-        return HashedImage(sha256_of(changed.tobytes()), changed)
+        return changed, ""
 
     def key(self) -> str:
         """Image and region; the region depends on seed and mask."""
