@@ -124,6 +124,14 @@ def test_a_file_that_always_begins_anew_is_given_up(get, server):
     assert len(server.ranges) <= 2 * (download.MAX_FAILURES + 1)
 
 
+def test_transfers_that_bring_a_little_each_are_given_up(get, server, monkeypatch):
+    monkeypatch.setattr(download, "MOST_TRANSFERS", 10)
+    server.answers = [20_000] * 30
+    with pytest.raises(DataError, match="cannot be downloaded"):
+        get()
+    assert len(server.ranges) == 10
+
+
 def test_a_transfer_that_keeps_breaking_off_is_resumed_by_the_next_call(get, server, to):
     server.answers = [20_000, *["500"] * 5]
     with pytest.raises(DataError):

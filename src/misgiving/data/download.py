@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from importlib.resources import files
+from itertools import count
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -31,6 +32,7 @@ Get = Callable[..., requests.Response]
 
 CHUNK_BYTES = 1 << 16  # small, as an interrupted transfer loses the current chunk
 TIMEOUT = 10.0, 60.0  # seconds for a connection, and of silence, after which a transfer fails
+MOST_TRANSFERS = 100  # of one file
 MAX_FAILURES = 4  # failures in a row, without progress, that are tolerated
 PAUSE = 1.0  # seconds before the first retry, doubled for each further one
 SIZE_HEADERS = "Content-Range", "Content-Length"  # the first has the size of the whole file
@@ -193,14 +195,14 @@ def _download(name: str, report: Report, get: Get, url: str, output_file: str, _
     """Download a file for pooch, and after an interruption only the bytes that are missing.
 
     Until a file is complete, its bytes are in a hidden file beside the destination, which survives
-    the process. A transfer is resumed until several in a row have brought no progress. Where there
-    is no connection from the start, it is not tried again.
+    the process. A transfer is resumed until several in a row have brought no progress, or 100 have
+    not completed it. Where there is no connection from the start, it is not tried again.
     """
     unfinished = Path(output_file).parent / f".{name}.download"
     version = unfinished.with_name(f"{unfinished.name}.version")
     failures, start = 0, _size(unfinished)
     most = start
-    while True:
+    for number in count(1):
         try:
             _transfer(partial(get, url), unfinished, version, partial(report, name))
             break
@@ -211,7 +213,7 @@ def _download(name: str, report: Report, get: Get, url: str, output_file: str, _
             if unconnected and _size(unfinished) == start:
                 host = urlsplit(url).hostname
                 raise requests.ConnectionError(f"no connection to {host}") from failure
-            if failures > MAX_FAILURES:
+            if failures > MAX_FAILURES or number == MOST_TRANSFERS:
                 raise
         time.sleep(PAUSE * 2 ** (failures - 1))
     unfinished.replace(output_file)
