@@ -90,7 +90,6 @@ def test_nothing_tells_an_accepted_case_from_a_deferred_one_before_the_answer(pa
     assert others == [first, first]
     expect(page.locator(".row .badge")).to_have_text(["blind", "blind", "blind", "defer"])
     expect(page.locator("#counts")).to_contain_text("accept 0")
-    expect(page.locator("#saliency")).to_be_hidden()
     expect(page.locator("#case-risk")).to_have_text("")
     assert barriers(page) == []
     page.locator("#list").focus()

@@ -5,11 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from standin import Standin, case, picture, rows_of, sent
+from standin import case, picture, rows_of, sent
 
-from misgiving.deferral.decisions import Decision
 from misgiving.serve.kept_images import KeptImages
-from misgiving.serve.routes.cases import COVERED_AT_ONCE, GREY, MAP_CELLS, _saliency
 from misgiving.serve.store import Store
 
 
@@ -222,41 +220,3 @@ def test_file_and_folders_are_durable_before_the_response(tmp_path, monkeypatch)
     assert (kept, ["ab"]) in forced
     assert [path for path, names in forced if names is None and path.suffix == ".partial"]
     assert forced[-1] == (kept / "ab", ["ab12"])
-
-
-def test_saliency_agrees_with_scalar_loops_and_asks_for_bounded_batches():
-    random, size, sizes = np.random.default_rng(0), 48, []
-    model_input = random.integers(256, size=(size, size, 3), dtype=np.uint8)
-    weights = random.random((size, size))  # of the red of each pixel
-
-    def share(image):
-        return float((image[..., 0] / 255 * weights).mean())
-
-    def decide_inputs(inputs, **_):
-        sizes.append(len(inputs))
-        return [Decision.model_construct(probabilities={"light": share(x)}) for x in inputs]
-
-    drops = np.empty((MAP_CELLS, MAP_CELLS))
-    for cell in np.ndindex(MAP_CELLS, MAP_CELLS):
-        covered = model_input.copy()
-        for pixel in np.ndindex(size, size):
-            gaps = (np.array(pixel) + 0.5) * MAP_CELLS / size - (np.array(cell) + 0.5)
-            if max(abs(gaps)) < 1:
-                covered[pixel] = GREY
-        drops[cell] = share(model_input) - share(covered)
-    model, before = Standin(), model_input.copy()
-    model.decide_inputs = decide_inputs
-    answer = _saliency(model, "light", (model_input,))
-    np.testing.assert_allclose(answer.drops, drops, rtol=1e-12)
-    assert answer.probability == share(model_input)
-    assert (max(sizes), sum(sizes)) == (COVERED_AT_ONCE, MAP_CELLS**2 + 1)
-    np.testing.assert_array_equal(model_input, before)
-
-
-def test_saliency_has_no_number_that_is_not_finite_and_needs_the_model_of_the_case(serving):
-    client = serving()
-    url = f"/cases/{sent(client, picture(colour=(255, 0, 0)))['id']}/saliency"
-    red = client.get(url).json()
-    assert (red["probability"], red["drops"][0][0]) == (None, None)
-    client.app.state.service.model.fingerprint = "e" * 64
-    assert client.get(url).status_code == 409

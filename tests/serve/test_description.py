@@ -26,7 +26,7 @@ OPERATIONS = [
     *(("GET", f"/{path}") for path in ("cases", "cases.csv", "health", "model", "metrics")),
     *(("GET", f"/{path}") for path in ("calibration", "drift", "audit", "audit.csv")),
     *(("GET", f"/{path}") for path in ("found-wrong", "found-wrong.csv")),
-    *(("GET", f"/cases/{{id}}{part}") for part in ("", "/thumbnail", "/image", "/saliency")),
+    *(("GET", f"/cases/{{id}}{part}") for part in ("", "/thumbnail", "/image")),
 ]
 
 

@@ -231,8 +231,6 @@ def test_a_faster_review_by_someone_else_is_shown_before_reviewing_again(page_se
     page.locator("#note").fill("mine")
     page.get_by_text("Scores and exact reason").click()
     page.locator("#zoom-in").click()
-    page.locator("#saliency").click()
-    expect(page.locator("#heat")).to_be_visible()
     wait_for_image(page)
     page.locator("#classes button").first.click()
     conflict = page.locator("#conflict")

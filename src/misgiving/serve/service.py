@@ -99,7 +99,6 @@ class Service:
         self._model_batches = Batcher("model", self._decide, size=settings.batch_size)
         add = partial(store.add, draw=self.audit_draw.draw) if self.audit_draw else store.add
         self._store_batches = Batcher("store", add, size=COMMIT_SIZE, not_retried=OperationalError)
-        self.saliency_thread = Batcher("saliency", _call)  # one map at a time, which bounds memory
         self._check_thread = Batcher("health", _call)
         self._check: asyncio.Task[None] | None = None
         self._checked_at = self._check_began = 0.0
@@ -261,7 +260,7 @@ class Service:
         deadline = time.monotonic() + CLOSING_SECONDS
         batchers = self._model_batches, self._file_threads, self._store_batches, self._check_thread
         threads: list[Repetition | Batcher[Any, Any]] = [*self._repetitions, *batchers]
-        for each in (*threads, self.saliency_thread):
+        for each in threads:
             each.close(max(0.0, deadline - time.monotonic()))
         self.store.close()
 

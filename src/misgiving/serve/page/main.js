@@ -8,7 +8,7 @@ import { loadCases, lookForNew } from "./cases.js";
 import { choiceOf, classButtons, classesOf, longOf, otherButtons } from "./choices.js";
 import { at, complain, say } from "./dom.js";
 import { lookForDrift } from "./drift.js";
-import { enlarge, listenToPicture, toggleHeat } from "./picture.js";
+import { enlarge, listenToPicture } from "./picture.js";
 import { review, undo } from "./review.js";
 import { setTarget } from "./slider.js";
 import { emit, isReader, on as onEvent, see, selectedCase, state, take } from "./state.js";
@@ -27,7 +27,7 @@ const KEYS = {
   a: agree, o: () => at("classes").firstElementChild?.focus(),
   r: () => { if (selectedCase()) at("why").focus(); },
   n: () => { if (selectedCase()) at("note").focus(); },
-  s: toggleHeat, u: undo, v: () => setLayout(isGrid() ? "list" : "grid"),
+  u: undo, v: () => setLayout(isGrid() ? "list" : "grid"),
   "+": () => enlarge(1), "-": () => enlarge(-1), "/": () => at("search").focus(), "?": () => at("help").showModal(),
 };
 const MOVES = ["ArrowDown", "ArrowUp", "Home", "End", "Enter"]; // keys that other controls use themselves

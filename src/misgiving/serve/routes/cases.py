@@ -2,19 +2,15 @@
 
 import io
 from datetime import UTC, datetime
-from functools import partial
 from http import HTTPStatus
-from itertools import chain, product
 from typing import Annotated, TypeVar
 
-import numpy as np
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import FileResponse, Response, StreamingResponse
 from PIL import Image
 from pydantic import AwareDatetime, BaseModel, Field, model_validator
 
-from misgiving.bundle.bundle import Bundle, SquareInputs
-from misgiving.deferral.decisions import Number, Outcome
+from misgiving.deferral.decisions import Outcome
 from misgiving.errors import UsageError
 from misgiving.serve import fhir
 from misgiving.serve.case import (
@@ -47,9 +43,6 @@ BAD_REVIEW = documented(
 )
 PAGE_NUMBERS = 50_000  # probabilities on one page, of about 30 bytes each
 CACHED = {"Cache-Control": "private, max-age=86400"}  # the input of one model never changes
-MAP_CELLS = 8  # along each side
-GREY = 128
-COVERED_AT_ONCE = 16  # images
 SHOWABLE = {
     b"\xff\xd8\xff": "image/jpeg",
     b"\x89PNG\r\n\x1a\n": "image/png",
@@ -67,7 +60,6 @@ NO_IMAGE = (
     "it, and image files are not kept (option keep_images)"
 )
 BLIND = "this case is read blind until its reader has answered"
-OTHER_MODEL = "this case was decided by another model; send the image again"
 
 
 CaseId = Annotated[str, Path(pattern=CASE_ID, description="The id of a case.")]
@@ -125,16 +117,6 @@ class NewReview(BaseModel, extra="forbid"):
         if (self.verdict == "override") != (self.chosen_class is not None):
             raise ValueError("give `class` with override, and with no other verdict")
         return self
-
-
-class Saliency(BaseModel):
-    """Occlusion map of the predicted class."""
-
-    predicted_class: str
-    probability: Number = Field(description="Of the predicted class, for the whole image.")
-    drops: list[list[Number]] = Field(
-        description="Row by row: the drop in probability when this cell is covered."
-    )
 
 
 class CasePageQuery(CaseQuery):
@@ -316,43 +298,7 @@ def get_image(request: Request, service: ServiceDep, case: CaseDep) -> FileRespo
     return FileResponse(path, media_type=kind, headers=headers)
 
 
-@router.get("/cases/{id}/saliency", responses=documented(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT))
-async def get_saliency(request: Request, service: ServiceDep, case: CaseDep) -> Saliency:
-    """Compute the parts of the image that the predicted class depends on."""
-    if case.blind:
-        raise ProblemError(HTTPStatus.CONFLICT, BLIND)
-    if case.model_fingerprint != service.model.fingerprint:
-        raise ProblemError(HTTPStatus.CONFLICT, OTHER_MODEL)
-    inputs = _available(await service.model_inputs(case, client_of(request)))
-    compute = partial(_saliency, service.model, case.predicted_class, inputs)
-    saliency: Saliency = await service.saliency_thread.result(compute)
-    return saliency
-
-
 def _available(image: Stored | None) -> Stored:
     if image is None:
         raise ProblemError(HTTPStatus.NOT_FOUND, NO_IMAGE)
     return image
-
-
-def _saliency(model: Bundle, name: str, squares: SquareInputs) -> Saliency:
-    """Drop in the probability of a class where a grey patch covers each cell of the image.
-
-    The patch is twice as wide as a cell, so that patches overlap and borders are covered (Zeiler
-    and Fergus, 2014). Negative where the class becomes more probable.
-    """
-    inputs = [np.repeat(square[None], MAP_CELLS**2 + 1, axis=0) for square in squares]
-    for images in inputs:
-        edges = (np.arange(MAP_CELLS)[:, None] + [-0.5, 1.5]) * images.shape[1] / MAP_CELLS
-        spans = [slice(max(0, round(start)), round(end)) for start, end in edges.tolist()]
-        # the last stays whole
-        for covered, (rows, columns) in zip(images, product(spans, spans), strict=False):
-            covered[rows, columns] = GREY
-    decisions = chain.from_iterable(
-        model.decide_inputs(*(images[start : start + COVERED_AT_ONCE] for images in inputs))
-        for start in range(0, MAP_CELLS**2 + 1, COVERED_AT_ONCE)
-    )
-    of_images = [decision.probabilities[name] for decision in decisions]
-    probabilities = np.array(of_images, dtype=np.float64)
-    drops = (probabilities[-1] - probabilities[:-1]).reshape(MAP_CELLS, MAP_CELLS)
-    return Saliency(predicted_class=name, probability=of_images[-1], drops=drops.tolist())
