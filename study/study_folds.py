@@ -106,7 +106,7 @@ def outlier_ranks(folder: Path, ood_set: str) -> tuple[np.ndarray, tuple[str, ..
     (inliers, _), (outliers, groups) = (load_scores(folder, name) for name in ("test", ood_set))
     ordered = np.sort(inliers["odin"])
     below = np.mean([np.searchsorted(ordered, outliers["odin"], x) for x in ("left", "right")], 0)
-    return 1 - below / len(ordered), tuple(groups.tolist())
+    return 1 - below / len(ordered), groups
 
 
 def pseudo_values(

@@ -146,7 +146,7 @@ def intervals_of_policies(folders, values, challenger=None):
 
 
 def test_the_error_of_a_policy_counts_the_groups_that_this_policy_accepts(tmp_path):
-    groups = np.array([f"lesion-{row // 2}" for row in range(80)])
+    groups = tuple(f"lesion-{row // 2}" for row in range(80))
     wrong = np.arange(80) % 7 == 0
     taken = {"vanilla": {"0.05": 30, "0.2": 1}, "proposed": {"0.05": 1, "0.2": 60}}
     folders = {name: {trial: tmp_path / name / str(trial) for trial in (0, 1)} for name in taken}
@@ -176,7 +176,7 @@ def test_the_error_of_a_policy_counts_the_groups_that_this_policy_accepts(tmp_pa
 
 
 def test_a_value_that_no_resampled_set_changes_has_no_interval(tmp_path):
-    groups = np.array([f"lesion-{row}" for row in range(40)])
+    groups = tuple(f"lesion-{row}" for row in range(40))
     columns = {"wrong": (np.arange(40) % 4 == 0) * 1.0, "0.2/ood": np.zeros(40)}
     accepted = {"vanilla": np.ones(40), "proposed": np.zeros(40), "mine:loss": np.ones(40)}
     for name, values in accepted.items():

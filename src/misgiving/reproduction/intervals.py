@@ -235,12 +235,13 @@ def _policies(folder: Path) -> Sample:
             values |= {(policy, name): np.asarray(error) for name, error in errors.items()}
         return values
 
+    names = np.array(groups)
     sizes = {
-        (policy, error): len(np.unique(groups[accepted]))
+        (policy, error): len(np.unique(names[accepted]))
         for policy, accepted in accepting.items()
         for error in ACCEPTED_ERRORS
     }
-    return Sample(statistic, (groups,), sizes)
+    return Sample(statistic, (names,), sizes)
 
 
 def _detection(folder: Path, measured: str, dataset: str) -> Sample:
@@ -258,7 +259,7 @@ def _detection(folder: Path, measured: str, dataset: str) -> Sample:
             ).items()
         }
 
-    return Sample(statistic, (inlier_groups, outlier_groups), {})
+    return Sample(statistic, (np.array(inlier_groups), np.array(outlier_groups)), {})
 
 
 def risk_curves(folders: Folders, measured: str, protocol: Protocol) -> pd.DataFrame:

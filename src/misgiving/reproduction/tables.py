@@ -1,12 +1,14 @@
 """The files of units and the tables that are collected: by schema, and the scores of each set."""
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Shaped
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from misgiving.csv_tables import unescape_formulas, write_csv
 from misgiving.data.cache import ImageSet
@@ -22,8 +24,6 @@ TABLES = ("results", "histories", "intervals", "confusions", "reliability", "ris
 Scores = Mapping[str, Float[np.ndarray, " _"]]
 """Confidences by the name of a score."""
 
-GroupNames = Shaped[np.ndarray, " n"]
-GROUPS = "groups"  # beside the scores in a file
 
 Folders = Mapping[str, Mapping[int, Path]]
 """The folders of an experiment's units, by model and trial."""
@@ -123,31 +123,35 @@ def predictions_path(folder: Path, name: str) -> Path:
     return folder / "predictions" / f"{name}.npz"
 
 
-def group_names(images: Predictions | ImageSet) -> GroupNames:
+def group_names(images: Predictions | ImageSet) -> Shaped[np.ndarray, " n"]:
     """Name of the group of each image, and its own id where it has none, as in all trials."""
     return np.array(names_of_groups(images.groups, images.ids))
 
 
 def scores_path(folder: Path, name: str) -> Path:
     """The file of a set's confidences."""
-    return folder / "scores" / f"{name.replace('/', '-')}.npz"
+    return folder / "scores" / f"{name.replace('/', '-')}.safetensors"
 
 
-def save_scores(folder: Path, name: str, scores: Scores, groups: GroupNames) -> None:
+def save_scores(
+    folder: Path, name: str, scores: Scores, groups: Sequence[str] | Shaped[np.ndarray, " n"]
+) -> None:
     """Keep the confidences of one set, so that intervals need no model."""
-    arrays: dict[str, Any] = {GROUPS: groups, **scores}
-    with whole_file(scores_path(folder, name)) as partial, partial.open("wb") as file:
-        np.savez(file, **arrays)
+    arrays = {detector: np.ascontiguousarray(values) for detector, values in scores.items()}
+    with whole_file(scores_path(folder, name)) as partial:
+        save_file(arrays, partial, {"groups": json.dumps(list(map(str, groups)))})
 
 
-def load_scores(folder: Path, name: str) -> tuple[Scores, GroupNames]:
+def load_scores(folder: Path, name: str) -> tuple[Scores, tuple[str, ...]]:
     """Read the confidences of a set by detector, and the group of each image.
 
     Raises:
         DataError: The file is missing or damaged.
     """
     path = scores_path(folder, name)
-    remedy = "delete the folder of this unit and run it again"
-    with explain_damage(path, remedy=remedy), np.load(path, allow_pickle=False) as file:
-        scores = dict(file)
-        return scores, scores.pop(GROUPS)
+    with (
+        explain_damage(path, remedy="delete the folder of this unit and run it again"),
+        safe_open(path, framework="np") as file,
+    ):
+        scores = {detector: file.get_tensor(detector) for detector in file.keys()}  # noqa: SIM118  # not a dict
+        return scores, tuple(json.loads(file.metadata()["groups"]))
