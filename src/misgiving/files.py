@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
@@ -71,6 +71,18 @@ def _temporary(path: Path) -> Iterator[Path]:
             yield partial
         finally:
             _remove(partial)
+
+
+def clear_abandoned(paths: Iterable[Path]) -> None:
+    """Remove what killed processes left of these files and folders; living ones are left alone."""
+    from filelock import Timeout
+
+    for path in paths:
+        with suppress(Timeout):
+            partial = path.with_name(f".{path.name}{PARTIAL}")
+            if partial.exists():
+                with locked(partial.with_suffix(LOCK), timeout=0.0):
+                    _remove(partial)
 
 
 def _remove(path: Path) -> None:

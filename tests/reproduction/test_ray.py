@@ -93,7 +93,9 @@ def test_a_cluster_whose_worker_is_killed_gives_the_files_of_one_process(
 
 @needs_proc
 @pytest.mark.soak  # a minute of two cores
-def test_ctrl_c_leaves_no_process(environment, misgiving, tmp_path, monkeypatch):
+def test_ctrl_c_leaves_neither_a_process_nor_a_half_written_unit(
+    environment, misgiving, tmp_path, monkeypatch
+):
     mine = {**environment, MARK: str(tmp_path)}
     for name, value in mine.items():
         monkeypatch.setenv(name, value)
@@ -111,6 +113,7 @@ def test_ctrl_c_leaves_no_process(environment, misgiving, tmp_path, monkeypatch)
         code, _, errors = misgiving(*command, "--ray", "auto", "--out", tmp_path / "out")
     assert errors.splitlines()[-1].startswith("error: stopped;")
     assert code == 130
+    assert unfinished(tmp_path / "out") == []
     until(lambda: not list(started(mine)))
 
 

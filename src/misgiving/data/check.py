@@ -134,31 +134,40 @@ def _checks_of_relations(dataset: Dataset, images: Mapping[int, Facts]) -> Itera
     positions = list(hashes)
     near = near_duplicates(np.array([*hashes.values()], dtype=PICTURE_HASH))
     same_alone = [pair for pair in same_pixels.items() if pair[0] not in same_content]
-    kinds = {
+    copies = {
         "files of the same content": [*same_content.items()],
         "files of the same pixels alone": same_alone,
         "near duplicates": [(positions[second], positions[first]) for first, second in near],
     }
-    copies = [(*pair, name) for name, pairs in kinds.items() for pair in pairs]
-    pairs = sorted(_repeats(enumerate(units)).items(), key=lambda pair: pair[1])
-    members = [(index, other, dataset.groups[index]) for index, other in pairs]
-    checks = {name: [fault for fault in copies if fault[2] == name] for name in kinds}
-    checks["groups with several images"] = members
-    for words, values in ("with different labels", labels), ("in different sets", dataset.sets):
-        for relation, faults in (("copies", copies), ("groups", members)) if values else ():
-            checks[f"{relation} {words}"] = [
-                (index, other, f"{detail}: {values[index]}, {values[other]}")
-                for index, other, detail in faults
-                if values[index] != values[other]
-            ]
-    for name, faults in checks.items():
-        first_images = {other for _, other, _ in faults}
-        grouped = f"{len(faults) + len(first_images)} images; {len({*units})} groups in all"
+    groups = sorted(_repeats(enumerate(units)).items(), key=lambda pair: pair[1])
+    members = [(index, other, dataset.groups[index]) for index, other in groups]
+
+    def differing(faults: Sequence[Fault], values: Sequence[str] = labels) -> list[Fault]:
+        """Those whose labels or other values differ, which are added to the detail."""
+        return [
+            (index, other, f"{detail}: {values[index]}, {values[other]}")
+            for index, other, detail in faults
+            if values[index] != values[other]
+        ]
+
+    def of_copies(name: str, faults: Sequence[Fault]) -> Check:
         apart = sum(units[index] != units[other] for index, other, _ in faults)
-        if name.startswith("groups"):
-            yield name, faults, len(first_images), grouped if faults is members else ""
-        else:
-            yield name, faults, len(faults), f"{apart} of different groups" if faults else ""
+        return name, faults, len(faults), f"{apart} of different groups" if faults else ""
+
+    def of_groups(name: str, faults: Sequence[Fault], remark: str = "") -> Check:
+        return name, faults, len({first for _, first, _ in faults}), remark
+
+    for name, pairs in copies.items():
+        yield of_copies(name, [(*pair, name) for pair in pairs])
+    grouped = len(groups) + len({first for _, first in groups})
+    remark = f"{grouped} images; {len({*units})} groups in all"
+    yield of_groups("groups with several images", members, remark)
+    everything = [(*pair, name) for name, pairs in copies.items() for pair in pairs]
+    yield of_copies("copies with different labels", differing(everything))
+    yield of_groups("groups with different labels", differing(members))
+    if dataset.sets:
+        yield of_copies("copies in different sets", differing(everything, dataset.sets))
+        yield of_groups("groups in different sets", differing(members, dataset.sets))
 
 
 def _repeats(keys: Iterable[tuple[int, Hashable]]) -> dict[int, int]:

@@ -18,6 +18,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from misgiving.errors import DataError, Parameter, TrainingError, UsageError
+from misgiving.files import clear_abandoned
 from misgiving.reproduction.config import Protocol, Unit
 from misgiving.reproduction.runner import Record, Runner, finish, is_finished, trial_data_of_process
 from misgiving.reproduction.trial_data import TrialData
@@ -45,22 +46,27 @@ def on_ray(address: str, *, threads: int = 1, gpus_per_unit: float | None = None
 
     def run(trial_data: TrialData, records: Mapping[Unit, Record], out: Path) -> None:
         places = trial_data.cache, out.absolute(), Path.cwd()
-        with _cluster(address):
-            nodes = [node["Resources"] for node in ray.nodes()]
-            device = trial_data.protocol.training.device
-            gpus = gpus_of_unit(nodes, threads, gpus_per_unit, device)
-            as_task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=UNIT_RETRIES)
-            task, protocol = as_task(_finish_on_worker), ray.put(trial_data.protocol)
-            waiting = {
-                task.options(name=str(unit)).remote(protocol, *places, threads, unit, record): unit
-                for unit, record in records.items()
-            }
-            while waiting:
-                (done, *_), _ = ray.wait(list(waiting))
-                unit = waiting.pop(done)
-                _raise_failure(done, unit)
-                await_unit(out / unit.folder, records[unit])
-                trial_data.progress.on_unit(unit)
+        try:
+            with _cluster(address):
+                nodes = [node["Resources"] for node in ray.nodes()]
+                device = trial_data.protocol.training.device
+                gpus = gpus_of_unit(nodes, threads, gpus_per_unit, device)
+                as_task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=UNIT_RETRIES)
+                task, protocol = as_task(_finish_on_worker), ray.put(trial_data.protocol)
+                waiting = {
+                    task.options(name=str(unit)).remote(
+                        protocol, *places, threads, unit, record
+                    ): unit
+                    for unit, record in records.items()
+                }
+                while waiting:
+                    (done, *_), _ = ray.wait(list(waiting))
+                    unit = waiting.pop(done)
+                    _raise_failure(done, unit)
+                    await_unit(out / unit.folder, records[unit])
+                    trial_data.progress.on_unit(unit)
+        finally:
+            clear_abandoned(out / unit.folder for unit in records)
 
     return run
 

@@ -27,7 +27,7 @@ from misgiving.reproduction.ood_sets.derived import DERIVED_SETS
 from misgiving.reproduction.ood_sets.lesions import with_masks
 from misgiving.reproduction.protocol import EXPERIMENTS
 from misgiving.reproduction.published import PAPER_IMAGES
-from misgiving.reproduction.source_code import NOT_MEASURING, NOT_TRAINING, code_digest
+from misgiving.reproduction.source_code import code_digest
 from misgiving.reproduction.tables import RUN_AGAIN
 from misgiving.training.config import ModelConfig, TrainingConfig, recorded
 from misgiving.training.loop import Step
@@ -188,8 +188,8 @@ class TrialData:
             "images": [setup.images.fingerprint, sha256_of_lines(setup.images.groups)],
             "weights": setup.model.weights and sha256_of_file(setup.model.weights),
             "sets": sha256_of_lines(map(str, setup.sets)),
-            "training_code": code_digest(NOT_TRAINING) + own_source(unit.model),
-            "measuring_code": code_digest(NOT_MEASURING),
+            "training_code": code_digest("misgiving.training.train_run") + own_source(unit.model),
+            "measuring_code": code_digest("misgiving.reproduction.runner"),
             "versions": versions(),
         }
         if unit.experiment == "ood_detection":

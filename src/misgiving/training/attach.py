@@ -258,14 +258,15 @@ def fit_estimator(
         TrainingError: The loss is no longer finite.
     """
     estimator = model.to("cpu").loss_estimator
-    if estimator is None or training.taps is None or not config.estimates_losses:
+    given = config.estimates_losses and monitored.taps is not None
+    if estimator is None or training.taps is None or not given:
         raise UsageError(
             *(
                 "give a model with ",
                 Parameter("taps"),
                 ", predictions with the averages of these, ",
             ),
-            *("and an ", Parameter("auxiliary"), " loss"),
+            *("and an ", Parameter("auxiliary"), " loss with an ", Parameter("auxiliary_weight")),
         )
     channels = list(model.reader.channels)
     averages = torch.from_numpy(np.asarray(training.taps, dtype=np.float32))
