@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Mapping
-from functools import cache, partial
+from functools import partial
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from misgiving.data.cache import ImageSet
 from misgiving.deferral.bounds import tolerance_rank
@@ -27,59 +27,69 @@ from misgiving.scores.detectors import FittedDetectors, all_scores, default_ood_
 from misgiving.scores.odin import Odin, best_of_grid, id_only_odin, odin_grid
 
 
-def tuned_odins(trained: TrainedUnit, inside: ImageSet, outside: ImageSet) -> dict[str, Odin]:
-    """ODIN as tuned on an OOD set, without tuning, and as tuned without OOD images.
+class TunedDetectors:
+    """All detectors of one model: ODIN as tuned on an OOD set, ODIN's default, and the others.
 
-    Writes the grid.
+    `chosen` has the highest AUROC on the tuning set, of equal ones the first. Its scores are also
+    given as `CHOSEN`; on every other set it was chosen without looking at that set.
     """
-    search = trained.trial_data.protocol.odin
-    grid = odin_grid(search.temperatures, search.epsilons)
-    inliers, outliers = (
-        odin_scores(trained.checkpoint, images, grid) for images in (inside, outside)
-    )
-    tuned = best_of_grid(inliers, outliers, grid, criterion=search.criterion)
-    rows = [{**vars(odin), **values} for odin, values in tuned.grid.items()]
-    write_table(trained.folder / "odin_grid.csv", pd.DataFrame(rows))
-    return {
-        "odin": tuned.best,
-        "odin_default": Odin(),
-        "odin_id_only": id_only_odin(inliers, grid),
-    }
+
+    def __init__(
+        self,
+        trained: TrainedUnit,
+        fitted: FittedDetectors,
+        inliers: ImageSet,
+        outliers: Mapping[str, ImageSet],
+    ) -> None:
+        """Tune ODIN on `inliers`, or on the set to tune on where there is one; write the grid."""
+        self._checkpoint, self._fitted = trained.checkpoint, fitted
+        search, tuning = trained.trial_data.protocol.odin, trained.setup.evaluation_sets.tuning
+        inside = inliers if tuning == trained.measured else trained.setup.images_of(tuning)
+        grid = odin_grid(search.temperatures, search.epsilons)
+        points = list(dict.fromkeys([*grid, Odin()]))
+        sets = inside, outliers[search.tuning_set]
+        scored = [odin_scores(self._checkpoint, images, points) for images in sets]
+        tuned = best_of_grid(scored[0], scored[1], grid, criterion=search.criterion)
+        self.odins = {
+            "odin": tuned.best,
+            "odin_default": Odin(),
+            "odin_id_only": id_only_odin(scored[0], grid),
+        }
+        # the grid's scores serve for the tables too
+        self._scored = [*zip(sets, map(self._with_plain, sets, scored), strict=True)]
+        (_, familiar), (_, strange) = self._scored
+        self.chosen = max(
+            familiar, key=lambda name: float(ood_metrics(familiar[name], strange[name])["auroc"])
+        )
+        rows = [{**vars(odin), **values} for odin, values in tuned.grid.items()]
+        write_table(trained.folder / "odin_grid.csv", pd.DataFrame(rows))
+
+    def __call__(self, images: ImageSet) -> Scores:
+        """Scores of a set by every detector."""
+        scores = next((scores for scored, scores in self._scored if scored is images), None)
+        if scores is None:
+            points = list(dict.fromkeys(self.odins.values()))
+            scores = self._with_plain(images, odin_scores(self._checkpoint, images, points))
+        return {**scores, CHOSEN: scores[self.chosen]}
+
+    def _with_plain(self, images: ImageSet, odin: Mapping[Odin, Float[np.ndarray, " _"]]) -> Scores:
+        tuned = {name: odin[point] for name, point in self.odins.items()}
+        return {**tuned, **all_scores(predictions_of(self._checkpoint, images), self._fitted)}
 
 
 def measure_detectors(trained: TrainedUnit) -> dict[str, list[Measurement]]:
     """Tune the detectors of one model, and measure them on every OOD set and unseen class.
 
-    ODIN is tuned on the inliers of the measured set, or on the set to tune on where there is one.
-    The detector with the highest AUROC there, of equal ones the first, is also `CHOSEN`: on every
-    other OOD set it was chosen without looking at that set. The scores of all sets are kept.
+    The inliers are those of the measured set; their scores, and those of each set, are kept.
     """
     trial_data, measured, folder = trained.trial_data, trained.measured, trained.folder
-    tuning_set, tuning = trial_data.protocol.odin.tuning_set, trained.setup.evaluation_sets.tuning
+    tuning_set = trial_data.protocol.odin.tuning_set
     inliers, sets = trained.setup.images_of(measured), policy_sets(trained)
     fitted = sets.detectors
     outliers = {
         name: images for name, (_, images) in trial_data.outliers(trained.unit.trial).items()
     }
-    inside = inliers if tuning == measured else trained.setup.images_of(tuning)
-    odins = tuned_odins(trained, inside, outliers[tuning_set])
-
-    @cache
-    def scores_of(images: ImageSet) -> Scores:
-        odin = odin_scores(trained.checkpoint, images, list(dict.fromkeys(odins.values())))
-        scores = {name: odin[point] for name, point in odins.items()}
-        return {**scores, **all_scores(predictions_of(trained.checkpoint, images), fitted)}
-
-    familiar, strange = scores_of(inside), scores_of(outliers[tuning_set])
-    chosen = max(
-        familiar, key=lambda name: float(ood_metrics(familiar[name], strange[name])["auroc"])
-    )
-
-    def detectors(images: ImageSet) -> Scores:
-        """Scores of a set by every detector."""
-        scores = scores_of(images)
-        return {**scores, CHOSEN: scores[chosen]}
-
+    detectors = TunedDetectors(trained, fitted, inliers, outliers)
     inlier_scores = detectors(inliers)
     save_scores(folder, measured, inlier_scores, group_names(inliers))
     limit = ood_limit(sets.calibration, fitted, seed=trained.setup.training.seed)
@@ -91,9 +101,9 @@ def measure_detectors(trained: TrainedUnit) -> dict[str, list[Measurement]]:
 
     rows = [
         *measure_classification(trained.predictions, measured),
-        *measurements_of(tuning_set, "odin", vars(odins["odin"])),
-        *measurements_of(tuning_set, "odin_id_only", vars(odins["odin_id_only"])),
-        Measurement(tuning_set, chosen, "chosen", 1.0),
+        *measurements_of(tuning_set, "odin", vars(detectors.odins["odin"])),
+        *measurements_of(tuning_set, "odin_id_only", vars(detectors.odins["odin_id_only"])),
+        Measurement(tuning_set, detectors.chosen, "chosen", 1.0),
         called_ood(measured, all_scores(sets.test, fitted)),  # images that did not set the limit
     ]
     for name, images in outliers.items():
