@@ -1,6 +1,7 @@
 import sys
 from dataclasses import replace
 from functools import partial
+from inspect import signature
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from tiny import TINY
 
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import UsageError
+from misgiving.models.joint import JointClassifier
 from misgiving.reproduction.config import MODELS, OodSource, Unit, settings_of
 from misgiving.reproduction.protocol import DERIVED, chosen_units, ood_sources, protocol_for, units
 from misgiving.reproduction.trial_data import TrialData
@@ -49,6 +51,7 @@ def test_the_protocol_of_dermoscopy_is_the_papers():
     protocol = protocol_for("isic2019:ISIC_2019", tuning_set="b_box")
     training = protocol.training
     assert protocol.model == ModelConfig(backbone="vgg16", pretrained=True, dropout=0.4, taps=None)
+    assert signature(JointClassifier).parameters["hidden"].default == 128
     assert (training.epochs, training.batch_size, training.learning_rate) == (50, 64, 1e-4)
     assert (training.decay_every, training.decay_factor) == (10, 0.5)
     assert (training.beta1, training.weight_decay) == (0.9, 5e-4)
