@@ -234,7 +234,7 @@ class Clinic:
         for id in waiting[:count]:
             self.open(reader, id)
         if leave:
-            first, second, *_ = (id for id, entry in self.cases.items() if not entry.deleted)
+            first, second, *_ = (id for id, entry in [*self.cases.items()] if not entry.deleted)
             self.ask(reader, "GET", f"/cases/{second if first == self.last[reader] else first}")
         return len(waiting)
 
