@@ -16,7 +16,7 @@ from misgiving.checkpoint import load, write_views
 from misgiving.data.datasets.dataset import ArrayImage, Dataset
 from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError
-from misgiving.predictions import inference
+from misgiving.predictions import predict as predict_module
 from misgiving.predictions.inference import fingerprint_of, odin_scores, predictions_of
 from misgiving.predictions.network import GRAPH_BATCH
 from misgiving.predictions.predict import TrainedRun
@@ -151,9 +151,9 @@ def test_kept_predictions_and_graphs_of_different_numbers_of_views_are_not_mixed
     noisy = noisy_set(60, seed=41)
     facts = {name: getattr(noisy, name) for name in ("classes", "labels", "ids", "groups")}
     data = Dataset(name="noisy", images=tuple(map(ArrayImage, noisy.images)), **facts)
-    calls, predict = [], inference.predictions_of
+    calls, predict = [], predict_module.predictions_of
     monkeypatch.setattr(
-        inference,
+        predict_module,
         "predictions_of",
         lambda source, *rest, **options: (
             calls.append(source.views) or predict(source, *rest, **options)

@@ -16,7 +16,6 @@ from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError
 from misgiving.evaluation.evaluate import evaluate
 from misgiving.files import sha256_of
-from misgiving.predictions import inference
 from misgiving.predictions import predict as predict_module
 from misgiving.predictions.predict import TrainedRun
 from misgiving.predictions.record import Predictions
@@ -108,13 +107,13 @@ def test_a_run_names_the_set_and_the_content_of_each_image(predicted, data, hash
 
 
 def test_only_the_chosen_sets_are_predicted_and_each_once(run, data, predicted, monkeypatch):
-    counted, original = [], inference.predictions_of
+    counted, original = [], predict_module.predictions_of
 
     def count(made, chosen, **options):
         counted.append(len(chosen))
         return original(made, chosen, **options)
 
-    monkeypatch.setattr(inference, "predictions_of", count)
+    monkeypatch.setattr(predict_module, "predictions_of", count)
     ids = tuple(f"new {name}" for name in data.ids)
     fresh = replace(data, name="fresh", ids=ids, labels=data.labels[::-1])
     for _ in range(2):

@@ -31,7 +31,6 @@ MODEL_BATCH = 64  # views in one forward pass
 
 CLOSE = 1e-4  # how far an output of a graph may be off, as a share of the largest
 TRIED = 5  # images on which graph and model are compared
-ODIN = "odin_default"  # name of its scores
 PAYS = 16_000_000  # pixels; for fewer, writing a graph takes longer than it saves
 
 
@@ -160,52 +159,6 @@ def odin_scores(
     reported = _reported((pixels for pixels, _ in batched), len(images), on_image)
     model = folded(checkpoint.model, checkpoint.architecture.image_size)
     return score_grid(model.classify, reported, grid)
-
-
-def kept_predictions(
-    checkpoint: Checkpoint,
-    images: ImageSet,
-    path: Path,
-    *,
-    fingerprint: str,
-    network: Network | None = None,
-    odin: bool = False,
-    on_image: Report | None = None,
-) -> Predictions:
-    """Predictions of a run for a set: the outputs in its file, or else new ones, which are kept.
-
-    Images in the file have the same content, and may have other labels, names and groups.
-
-    Args:
-        checkpoint: The run.
-        images: The set.
-        path: The file, `.npz`.
-        fingerprint: Of the run.
-        network: The graph of the same model, to run in its place.
-        odin: Add the scores by ODIN with its defaults, which runs the model again.
-        on_image: Called with the number of predicted images and of all.
-    """
-    predictions = None
-    with suppress(DataError):  # there are none, or they are damaged
-        stored = Predictions.read(path)
-        same = (stored.model, stored.hashes) == (fingerprint, images.hashes)
-        predictions = stored if same and (ODIN in stored.scores or not odin) else None
-    if predictions is None:
-        predictions = predictions_of(checkpoint, images, on_image=on_image, network=network)
-        if odin:
-            scores = odin_scores(checkpoint, images, [Odin()], on_image=on_image)
-            predictions = replace(predictions, scores={ODIN: scores[Odin()]})
-        with suppress(OSError, UsageError):  # a run that cannot be written to can be used
-            predictions.write(path)
-    return replace(
-        predictions,
-        labels=np.asarray(images.labels),
-        ids=images.ids,
-        groups=images.groups,
-        group_columns=images.group_columns,
-        scores=predictions.scores if odin else {},  # as other sets may have none
-        class_weights=checkpoint.class_weights,
-    )
 
 
 def kept_network(checkpoint: Checkpoint, count: int, folder: Path) -> Network | None:

@@ -6,6 +6,7 @@ belongs to, its group, content and path.
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,21 +21,24 @@ from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset, FileImage
 from misgiving.data.datasets.tags import with_tags
 from misgiving.data.decoding import FAIL, SKIP, BadImage, BadImagesError
-from misgiving.errors import DataError, ExplainedError, Parameter
+from misgiving.errors import DataError, ExplainedError, Parameter, UsageError
 from misgiving.files import default_cache, sha256_of
 from misgiving.predictions.cells import UNKNOWN_CLASS
 from misgiving.predictions.inference import (
     fingerprint_of,
     kept_network,
-    kept_predictions,
+    odin_scores,
     predictions_of,
 )
+from misgiving.predictions.network import Network
 from misgiving.predictions.record import Predictions, check_classes
 from misgiving.predictions.schema import READER_COLUMN, answers_of, named
 from misgiving.predictions.sets import sets_of
+from misgiving.scores.odin import Odin
 from misgiving.scores.outputs import concatenated
 
 FOLDER = "predictions"  # in a run
+ODIN = "odin_default"  # name of its scores
 
 
 class PredictedData(NamedTuple):
@@ -245,19 +249,42 @@ class TrainedRun:
             own = rows[(rows >= first) & (rows < first + len(images))]
             for name in dict.fromkeys(names[own].tolist()):
                 members = own[names[own] == name]
-                part = kept_predictions(
-                    self.checkpoint,
-                    images.select(members - first),
-                    folder / f"{name or 'new'}{'_elsewhere' * number}.npz",
-                    fingerprint=self.fingerprint,
-                    network=network,
-                    odin=odin,
-                    on_image=self.on_predicted,
-                )
+                path = folder / f"{name or 'new'}{'_elsewhere' * number}.npz"
+                part = self._kept(images.select(members - first), path, network, odin=odin)
                 parts.append(replace(part, sets=(name,) * len(members)))
                 positions.append(members)
             first += len(images)
         return concatenated(parts).select(np.argsort(np.concatenate(positions)))
+
+    def _kept(
+        self, images: ImageSet, path: Path, network: Network | None, *, odin: bool
+    ) -> Predictions:
+        """Predictions for a set: the outputs in its file, or else new ones, which are kept.
+
+        Images in the file have the same content, and may have other labels, names and groups.
+        """
+        checkpoint, predictions = self.checkpoint, None
+        with suppress(DataError):  # there are none, or they are damaged
+            stored = Predictions.read(path)
+            same = (stored.model, stored.hashes) == (self.fingerprint, images.hashes)
+            predictions = stored if same and (ODIN in stored.scores or not odin) else None
+        if predictions is None:
+            report = self.on_predicted
+            predictions = predictions_of(checkpoint, images, on_image=report, network=network)
+            if odin:
+                scores = odin_scores(checkpoint, images, [Odin()], on_image=report)
+                predictions = replace(predictions, scores={ODIN: scores[Odin()]})
+            with suppress(OSError, UsageError):  # a run that cannot be written to can be used
+                predictions.write(path)
+        return replace(
+            predictions,
+            labels=np.asarray(images.labels),
+            ids=images.ids,
+            groups=images.groups,
+            group_columns=images.group_columns,
+            scores=predictions.scores if odin else {},  # as other sets may have none
+            class_weights=checkpoint.class_weights,
+        )
 
     def _unlabelled(self, images: ImageSet) -> ImageSet:
         return replace(images, labels=np.full(len(images), UNKNOWN_CLASS), classes=self.classes)
