@@ -4,6 +4,7 @@ import math
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from pydicom.uid import JPEG2000, JPEG2000Lossless, RLELossless
 from misgiving.data import dicom as reading
 from misgiving.data.cache import prepare
 from misgiving.data.datasets import load_dataset, unlabelled_images
+from misgiving.data.datasets.dataset import ArrayImage
 from misgiving.data.datasets.tags import with_tags
 from misgiving.data.decoding import decode, ignored_sentences
 from misgiving.data.preprocessing import Preprocessing
@@ -271,6 +273,15 @@ def test_groups_that_the_data_name_are_kept(tmp_path):
     (tmp_path / "data" / "t.csv").write_text("\n".join(["path,label,patient", *rows]))
     tagged = with_tags(load_dataset(f"table:{tmp_path / 'data' / 't.csv'}"), PLAIN)
     assert tagged.groups == ("a", "a", "b")
+
+
+def test_only_files_of_a_mixed_set_have_tags(tmp_path):
+    hash_key_file().parent.mkdir()
+    hash_key_file().write_text("k" * 32)
+    dataset = load_dataset(written(tmp_path / "data", Modality="MR"))
+    images = (ArrayImage(picture()), *dataset.images[1:])
+    tagged = with_tags(replace(dataset, images=images), Preprocessing(tags=("Modality",)))
+    assert tagged.metadata["Modality"] == ("", *("MR",) * 5)
 
 
 def test_burned_in_annotations_are_warned_about(tmp_path):

@@ -15,22 +15,23 @@ def with_tags(dataset: Dataset, settings: Preprocessing) -> Dataset:
 
     A group is the hash of a tag, usually the patient's; groups that the data name are kept.
     """
-    paths = [image.path for image in dataset.images if isinstance(image, FileImage)]
-    rows = [row for row, path in enumerate(paths) if is_dicom(path)]
-    if not rows:
+    images = enumerate(dataset.images)
+    files = {row: image.path for row, image in images if isinstance(image, FileImage)}
+    paths = {row: path for row, path in files.items() if is_dicom(path)}
+    if not paths:
         return dataset
     from misgiving.data.dicom import BURNED_IN, header  # needs the extra dicom
 
     if BURNED_IN in dataset.metadata:  # it has its tags
         return dataset
     names = (settings.group_tag, *settings.tags)
-    headers = {row: header(paths[row], names) for row in rows}
+    headers = {row: header(path, names) for row, path in paths.items()}
     columns = {
         name: tuple(headers.get(row, {}).get(name, "") for row in range(len(dataset)))
         for name in (*names, BURNED_IN)
     }
     identities = columns.pop(settings.group_tag)
-    if burned_in := [row for row in rows if columns[BURNED_IN][row] == "YES"]:
+    if burned_in := [row for row in paths if columns[BURNED_IN][row] == "YES"]:
         warnings.warn(
             f"{len(burned_in)} images have burned-in annotations by their tag (0028,0301), first "
             f"{paths[burned_in[0]]}: a model may learn them, and they may name a person",
