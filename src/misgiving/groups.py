@@ -63,13 +63,13 @@ def join_groups(
     >>> join_groups(["", "", "", "b", "a"], ["y", "x", "z", "v", "w"], [(0, 1), (3, 4)])
     ('x', 'x', '', 'a', 'a')
     """
+    joined, count = [*chained(groups), *pairs], len(groups)
+    if not joined:
+        return tuple(groups)
     from scipy.sparse import coo_array  # 25 MB, which a service that only decides does not need
     from scipy.sparse.csgraph import connected_components
 
-    count = len(groups)
-    if not count:
-        return ()
-    first, second = np.array([*chained(groups), *pairs], dtype=np.int64).reshape(-1, 2).T
+    first, second = np.array(joined, dtype=np.int64).T
     joins = coo_array((np.ones(len(first)), (first, second)), shape=(count, count))
     component = connected_components(joins, directed=False)[1].tolist()
     members = defaultdict(list)

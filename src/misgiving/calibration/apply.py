@@ -122,13 +122,13 @@ def with_log_odds(
     >>> np.exp(with_log_odds(thirds, predicted, np.log([3.0]), (0, 1, 0))).round(3)
     array([[0.536, 0.25 , 0.214]])
     """
-    level = answers_of(np.arange(vectors.shape[1]), superclasses)
-    is_own = level == answers_of(predicted, superclasses)[:, None]
-    own, others = (
-        logsumexp(np.where(part, vectors, -np.inf), axis=1)[:, None] for part in (is_own, ~is_own)
-    )
+    answers = answers_of(predicted, superclasses)
+    sums = log_sums(vectors, superclasses)
+    own = np.take_along_axis(sums, answers[:, None], axis=1)
+    others = -np.logaddexp(0, log_odds_of(sums, answers))[:, None]
     right, wrong = (-np.logaddexp(0, side * log_odds)[:, None] for side in (-1, 1))
-    return np.asarray(np.where(is_own, vectors - own + right, vectors - others + wrong))
+    is_own = answers_of(np.arange(vectors.shape[1]), superclasses) == answers[:, None]
+    return np.asarray(vectors - np.where(is_own, own, others) + np.where(is_own, right, wrong))
 
 
 def members_of(scaling: Scaling, logits: Logits, evidence: Evidence) -> Members:

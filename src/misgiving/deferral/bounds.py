@@ -98,7 +98,7 @@ def compare_distributions(
     For a set that is complete it finds smaller changes than the tests of `DriftMonitor`, which hold
     at any time. The p-value is that for large sets, and too high where values are equal.
     """
-    values = np.concatenate([first, second])
+    values = np.sort(np.concatenate([first, second]))  # found faster in this order
     below = (
         np.searchsorted(np.sort(part), values, side="right") / len(part) for part in (first, second)
     )
