@@ -22,7 +22,7 @@ Result, Interval, Epoch, Confusion, Bin, RiskPoint = (
 Interval.__new__.__defaults__ = (None, None, None)
 
 ALWAYS = ("figure-2", "figure-3", "figure-4", "figure-5", "table-1")
-SOMETIMES = ("confusions", "learning-rates", "risk-coverage", "reliability")
+SOMETIMES = ("confusions", "risk-coverage", "reliability")
 EMPTY = Figure(figsize=(1, 1))
 BLANK = dict.fromkeys(ALWAYS, EMPTY)
 GAINS = {"vanilla": 0.0, "mse": -0.01, "detached": 0.0, "proposed": 0.05}

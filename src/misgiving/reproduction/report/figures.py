@@ -28,10 +28,8 @@ from misgiving.report.figures import (
     mark_missing,
     styled,
 )
-from misgiving.report.rendering import POINTS
-from misgiving.reproduction.config import CHOSEN, RATE_MODELS, UNSEEN_SET
+from misgiving.reproduction.config import CHOSEN, UNSEEN_SET
 from misgiving.reproduction.published import title
-from misgiving.reproduction.report.findings import Convergence
 from misgiving.reproduction.report.names import DETECTOR_NAMES, detector_name
 from misgiving.reproduction.report.run import in_order, models_of, select
 
@@ -67,8 +65,6 @@ QUANTITIES = {
     "error_probability": ("error probability (%)", 100.0),
     "expected_loss": ("expected loss (nats)", 1.0),
 }
-BESIDE_RATE = dict(zip(RATE_MODELS, (-0.17, 0.17), strict=True))  # where a model stands
-ABOVE = 1.12  # height of "never", as a multiple of the longest time that was needed
 
 
 @styled
@@ -347,50 +343,3 @@ def calibration_figure(bins: DataFrame) -> Figure:
             draw_bins(axes, predicted, observed, images, **_mark(model))
         draw_diagonal(list(row))
     return figure
-
-
-@styled
-def rates_figure(convergence: Convergence, *, monitored: str) -> Figure:
-    """Epochs to a level, and final balanced accuracy, of every training at every rate."""
-    figure = Figure(figsize=(FIGURE_WIDTH, 3.2))
-    left, right = figure.subplots(1, 2)
-    runs, rates = convergence.runs, convergence.pairs.index
-    finals = 100 * runs["final"].dropna()
-    never = ABOVE * runs["epochs"].max() if runs["epochs"].notna().any() else ABOVE
-    floor, top = (finals.min() - 4, finals.max() + 3) if len(finals) else (-4.0, 103.0)
-    for (index, rate), (model, side) in product(enumerate(rates), BESIDE_RATE.items()):
-        own, label = select(runs, rate=rate, model=model), None if index else model
-        heights = own["epochs"].astype(float).fillna(never).tolist()
-        ends = 100 * own["final"].dropna()
-        _draw_rate(left, model, index + side, heights, label=label)
-        _draw_rate(right, model, index + side, ends.tolist())
-        _draw_rate(right, model, index + side, [floor] * int(own["diverged"].sum()), "x")
-    left.set_title(f"Epochs to {POINTS.number(convergence.level)} % balanced accuracy, {monitored}")
-    left.set_ylim(0, 1.06 * never)
-    ticks = [tick for tick in left.get_yticks() if 0 <= tick < 0.97 * never]
-    left.set_yticks([*ticks, never], [*(f"{tick:g}" for tick in ticks), "never"])
-    right.set_title("Final balanced accuracy (%); crosses diverged")
-    right.set_ylim(floor - 2, top)
-    labels = [f"{rate:g}\n" + "(the protocol's)" * (rate == convergence.own_rate) for rate in rates]
-    for axes in (left, right):
-        axes.set_xticks(range(len(rates)), labels)
-        axes.set(xlim=(-0.6, len(rates) - 0.4), xlabel="learning rate")
-    labelled = left.get_legend_handles_labels()
-    figure.legend(*labelled, loc="outside upper right", ncols=len(RATE_MODELS))
-    return figure
-
-
-def _draw_rate(
-    axes: Axes,
-    model: str,
-    position: float,
-    heights: Sequence[float],
-    marker: str = "",
-    **label: Any,
-) -> None:
-    """The trials of a model at a rate, side by side."""
-    across = position + 0.08 * (np.arange(len(heights)) - (len(heights) - 1) / 2)
-    colour, _, shape = _style(model)
-    axes.plot(across, heights, marker or shape, color=colour, markersize=5.5, alpha=0.8, **label)
-    for x, height in zip(across, heights, strict=True):
-        hover(axes, x, height, f"{model}: {'diverged' if marker else f'{height:.4g}'}")

@@ -56,9 +56,6 @@ def draw_figures(run: Run) -> dict[str, Figure]:
     }
     if len(run.confusions):
         drawn["confusions"] = figures.confusion_figure(run.confusions, classes=classes)
-    convergence = findings.convergence_of(run)
-    if convergence and len(convergence.pairs) > 1:
-        drawn["learning-rates"] = figures.rates_figure(convergence, monitored=monitored)
     if len(run.risk_coverage):
         drawn["risk-coverage"] = figures.risk_figure(run.risk_coverage, measured)
     if len(run.reliability):
