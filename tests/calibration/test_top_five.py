@@ -92,6 +92,15 @@ def test_it_is_chosen_where_the_improbable_classes_say_nothing_of_errors(count):
     assert aurc(scores, wrong) < aurc(plain[2], wrong) - 0.01
 
 
+def test_of_few_images_chance_rarely_chooses_it():
+    random, chosen = np.random.default_rng(0), []
+    for _ in range(40):
+        logits = 2 * random.normal(size=(50, CLASSES))
+        labels = np.array([random.choice(CLASSES, p=row) for row in softmax(logits, axis=1)])
+        chosen.append(fit(Predictions.of({"logits": logits, "label": labels})).calibrator.rivals)
+    assert sum(rivals is not None for rivals in chosen) <= 4  # all probabilities are right
+
+
 def test_it_is_no_candidate_of_five_classes_or_fewer_than_ten_groups():
     random = np.random.default_rng(0)
     five = {"logits": random.normal(size=(100, 5)), "label": random.integers(5, size=100)}

@@ -1,5 +1,6 @@
 """Fitting of calibrators on the tuning set, on which no threshold is set later."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -43,6 +44,7 @@ from misgiving.scores.outputs import CONFIDENCE, logarithms_of
 
 COMPARED = ("msp", "predicted_loss")  # scores that are not learned here
 LEAST_GAIN = 0.01  # share of the AURC by which a score must be better than the probability
+RIVALS_GAIN = 0.5  # the same for four next classes, over the root of the number of images
 LINE_SCALE = 0.25  # standard deviation of the prior of a line's offset and slope, about 0 and 1
 LINE_GAIN = 3.0  # of the penalised log-likelihood, that a line must bring
 CONFIDENCE_SCALE = 2.0  # the same, where the scale of a confidence is unknown
@@ -322,7 +324,7 @@ def fit_calibrator(
     (out of fold), unless the predicted loss has an AURC that is lower by `LEAST_GAIN`: with more
     candidates, such as MSP, chance decides where errors are few.
     Second opinions take its place where they make the true classes more likely. Where that lowers
-    the AURC by as much, the predicted class is compared with the next four alone.
+    the AURC by more than chance would, the predicted class is compared with the next four alone.
 
     Args:
         tuning: Images to fit on; those of one group are in one fold.
@@ -366,7 +368,8 @@ def fit_calibrator(
     score = ERROR_ESTIMATOR if mixes else PREDICTED_LOSS if better else CALIBRATED
     worth = tried[score] - tried[SECOND_OPINION] if SECOND_OPINION in tried else None
     score = score if pool is None else SECOND_OPINION
-    truncates = tried.get(TOP_FIVE, np.inf) < (1 - LEAST_GAIN) * tried[score]
+    least = RIVALS_GAIN / math.sqrt(len(labels))
+    truncates = tried.get(TOP_FIVE, np.inf) < (1 - least) * tried[score]
     score = CALIBRATED if truncates and score == PREDICTED_LOSS else score
     calibrator = Calibrator(
         scaling=fit_scaling(logits, labels),
