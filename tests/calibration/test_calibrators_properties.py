@@ -12,7 +12,7 @@ from misgiving.calibration.apply import (
     CALIBRATED,
     ERROR_ESTIMATOR,
     Calibrator,
-    Pool,
+    LinearPool,
     Scaling,
     error_probabilities,
 )
@@ -107,7 +107,7 @@ def test_the_probability_that_is_shown_is_what_the_error_probability_leaves(draw
     calibrator = Calibrator(
         scaling=Scaling(temperature=2.0, biases=tuple(random.normal(size=classes).tolist())),
         weights=None if weights is None else tuple(weights.tolist()),
-        error_estimator=Pool(
+        error_estimator=LinearPool(
             weights=tuple(shares.tolist()),
             scaling=Scaling(temperature=0.8, biases=tuple(biases.tolist())),
         ),

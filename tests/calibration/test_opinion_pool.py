@@ -13,8 +13,8 @@ from misgiving.calibration.apply import (
     ERROR_ESTIMATOR,
     SECOND_OPINION,
     Calibrator,
+    LinearPool,
     OpinionPool,
-    Pool,
     Scaling,
     predicted_classes,
     with_log_odds,
@@ -83,7 +83,7 @@ def test_opinions_never_change_the_predicted_class_and_of_weight_zero_nothing(
     alone = Calibrator(
         scaling=scaling,
         weights=None if weights is None else tuple(weights),
-        error_estimator=Pool(weights=(0.5, 0.3, 0.2), scaling=scaling) if probes else None,
+        error_estimator=LinearPool(weights=(0.5, 0.3, 0.2), scaling=scaling) if probes else None,
         score=ERROR_ESTIMATOR if probes else CALIBRATED,
         loss=None,
         tried={},

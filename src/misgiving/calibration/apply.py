@@ -186,7 +186,7 @@ def predicted_classes(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pool:
+class LinearPool:
     """A weighted mean of several classifiers' probabilities, calibrated again.
 
     A mean of calibrated probabilities is underconfident (Ranjan and Gneiting, 2010).
@@ -262,7 +262,7 @@ class Calibrator:
 
     scaling: Scaling
     weights: tuple[float, ...] | None
-    error_estimator: Pool | None
+    error_estimator: LinearPool | None
     score: str
     loss: Isotonic | None
     tried: Mapping[str, float]

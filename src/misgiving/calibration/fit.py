@@ -22,8 +22,8 @@ from misgiving.calibration.apply import (
     Calibrator,
     Isotonic,
     Line,
+    LinearPool,
     OpinionPool,
-    Pool,
     Scaling,
     Scores,
     Superclasses,
@@ -143,7 +143,7 @@ def choose_line(evidence: Values, log_odds: Values, right: Values) -> Line:
     return given if given == Line() and gain <= LINE_GAIN else given.then(bent)
 
 
-def fit_error_estimator(members: Members, labels: Classes) -> Pool:
+def fit_error_estimator(members: Members, labels: Classes) -> LinearPool:
     """Fit the classifiers' weights, and then the scaling of their mean, to the true classes.
 
     The weights maximise the likelihood, with a Dirichlet prior of equal weights that is worth
@@ -163,7 +163,7 @@ def fit_error_estimator(members: Members, labels: Classes) -> Pool:
             break
     fitted = tuple(weights.tolist())
     scaling = fit_scaling(pooled(members, fitted), labels, scale=POOL_SCALE, freedom=POOL_FREEDOM)
-    return Pool(weights=fitted, scaling=scaling)
+    return LinearPool(weights=fitted, scaling=scaling)
 
 
 def fit_opinion_weights(members: Members, labels: Classes) -> Float[np.ndarray, " members"]:
@@ -234,7 +234,7 @@ def _cross_fitted_scaling(logits: Logits, labels: Classes, folds: Folds) -> Logi
 
 def _fit_estimator(
     members: Members, logits: Logits, labels: Classes, units: Names, folds: Folds
-) -> tuple[Pool, Logits]:
+) -> tuple[LinearPool, Logits]:
     """Fit the error estimator to cross-fitted members; also give its vectors, cross-fitted.
 
     The calibrated softmax is cross-fitted within each fold, too: the probes have not seen the

@@ -66,13 +66,13 @@ def train(
 ) -> None:
     """Train a classifier together with its loss estimator.
 
-    Splits DATA (or takes its split), trains, and writes the folder RUN. The same command resumes a
+    Splits DATA (or takes its split), trains, and writes RUN. The same command resumes a
     stopped training.
 
     Example: misgiving train isic2019:ISIC_2019 --out runs/joint
 
     Args:
-        out: Folder to write the run to.
+        out: Folder of the run.
         strict: Fail if files of DATA are ignored, or class folders have no images.
         recipe: Settings for what is not given: a small strong network (modern), or Section 4.1.
         overwrite: Replace RUN, or RUN.unfinished.safetensors of another training.
@@ -169,7 +169,7 @@ def attach(
         model: A folder of Hugging Face's format with an image classifier (config.json,
             model.safetensors, preprocessor_config.json), the name of a timm model, or
             torchvision:NAME; a model by name needs --weights.
-        out: Folder to write the run to.
+        out: Folder of the run.
         strict: Fail if files of DATA are ignored, or class folders have no images.
         overwrite: Replace RUN.
     """

@@ -70,7 +70,7 @@ class ModelConfig:
     Attributes:
         backbone: Any timm model, or vgg16_mini.
         pretrained: Start from timm's ImageNet weights.
-        weights: Start from a local safetensors file or torch state dict (timm's names) instead.
+        weights: Start from a safetensors file or torch state dict (timm's names) instead.
         dropout: Dropout rate.
         taps: timm feature levels that the loss estimator reads. Default: the paper's four of a VGG,
             the last four of other backbones.
@@ -174,7 +174,7 @@ class TrainingConfig:
         weight_decay: Adam's L2 penalty, or AdamW's weight decay.
         keep: Keep the weights of the last epoch, or of the one with the best balanced accuracy on
             the monitored set, which then is no longer an independent test.
-        seed: Seed of all that is random. On a CPU, the same seed gives the same run.
+        seed: The same seed gives the same run, on a CPU.
         device: Device to compute on.
         precision: Precision of training: 32-true, bf16-mixed, 16-mixed, ...
         devices: Processes on this machine that share the work, one for each device.
