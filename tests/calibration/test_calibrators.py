@@ -175,7 +175,7 @@ def test_a_line_has_the_highest_posterior_density_and_says_what_it_gains():
     assert gain == pytest.approx(values[0] - values[1])
 
 
-@pytest.mark.parametrize("count", [50, 1000])
+@pytest.mark.parametrize("count", [100, 1000])
 def test_log_odds_that_are_right_are_not_bent_and_others_are_where_images_show_it(count):
     random = np.random.default_rng(1)
     evidence = 2 + 2 * random.normal(size=count)
@@ -187,6 +187,9 @@ def test_log_odds_that_are_right_are_not_bent_and_others_are_where_images_show_i
     assert line != Line()
     expected = 1 / (1 + np.exp(-line(evidence)))
     assert abs(expected.mean() - right.mean()) < abs(expit(evidence).mean() - right.mean()) / 2
+    few = evidence[:99]
+    assert choose_line(few, few, right[:99]) == Line()
+    assert choose_line(few + 1, few, right[:99]) != Line()  # another score needs a line anyway
 
 
 def test_probabilities_of_error_are_right_in_the_mean_for_the_class_that_is_predicted():

@@ -47,6 +47,7 @@ LEAST_GAIN = 0.01  # share of the AURC by which a score must be better than the 
 RIVALS_GAIN = 0.5  # the same for four next classes, over the root of the number of images
 LINE_SCALE = 0.25  # standard deviation of the prior of a line's offset and slope, about 0 and 1
 LINE_GAIN = 3.0  # of the penalised log-likelihood, that a line must bring
+LINE_IMAGES = 100  # of fewer, those that are fitted without a fifth are too sure
 CONFIDENCE_SCALE = 2.0  # the same, where the scale of a confidence is unknown
 FLATTEST = 0.01  # slope of a line
 FOLDS = 5
@@ -140,7 +141,8 @@ def choose_line(evidence: Values, log_odds: Values, right: Values) -> Line:
     if not np.array_equal(evidence, log_odds):
         given, _ = fit_line(evidence, expit(log_odds))
     bent, gain = fit_line(given(evidence), right, scale=LINE_SCALE)
-    return given if given == Line() and gain <= LINE_GAIN else given.then(bent)
+    is_needed = given != Line() or (gain > LINE_GAIN and len(right) >= LINE_IMAGES)
+    return given.then(bent) if is_needed else given
 
 
 def fit_error_estimator(members: Members, labels: Classes) -> LinearPool:
