@@ -85,7 +85,7 @@ def check_audits(place, kept, acknowledged, given):
     with closing(Store.open(place)) as store:
         for reader in "012":  # who opens no other case
             store.settle_answers(reader)
-        cases, answers = {case.id: case for case in store.all(CaseQuery())}, store.blind_answers()
+        cases, answers = {case.id: case for case in store.all(CaseQuery())}, store.blind_reviews()
         secret = store.audits()[policy].secret.encode()
     for case in acknowledged:
         stored = cases[case["id"]].model_dump(mode="json")

@@ -66,13 +66,19 @@ def test_the_audited_error_has_its_bound_and_its_target(serving, sqlite_place):
     assert shown["target"] == 10.0
 
 
-def test_readers_agree_and_accepted_errors_are_the_teams(serving, sqlite_place):
+def test_readers_agree_and_accepted_errors_are_the_teams(serving, sqlite_place, answers_count_in):
     store = audited_store(sqlite_place)
-    deferred = case(20, decision="defer", **AUDITED)
-    store.add([deferred])
-    for name, chosen in (("Ann", "MEL"), ("Ben", "NV")):
+    deferred, corrected = (case(n, decision="defer", **AUDITED) for n in (20, 21))
+    store.add([deferred, corrected])
+    for seconds, row, name, chosen in (
+        (60, corrected, "Ann", "MEL"),
+        (60, corrected, "Ann", "NV"),  # no second reader
+        (0, deferred, "Ann", "MEL"),
+        (0, deferred, "Ben", "NV"),
+    ):
+        answers_count_in(seconds)
         said = {"verdict": "override", "final_class": chosen}
-        store.review(deferred.id, review("", reviewer=name, **said))
+        store.review(row.id, review("", reviewer=name, **said))
     shown = last_values(serving(Calibrated(), store))
     assert shown["two readers agree"] == pytest.approx(100 * 2 / 3, abs=0.05)
     assert shown["errors of the team"] == pytest.approx(100 * 2 / 13, abs=0.05)

@@ -50,6 +50,18 @@ def test_everyone_is_told_to_defer_before_and_after_a_case_is_read(shadow):
     assert listed["counts"] == {"accept": 0, "defer": 4, "ood": 0}
 
 
+def test_a_file_that_is_stored_twice_at_once_is_deferred_for_both_senders(serving, monkeypatch):
+    add = Store.add
+
+    def twice(store, cases, **draw):
+        copies = [case.model_copy(update={"id": "0" * 32}) for case in cases]
+        return add(store, [*copies, *cases], **draw)[len(copies) :]
+
+    monkeypatch.setattr(Store, "add", twice)
+    told = sent(serving(Calibrated(), shadow=True), picture(LEVELS[0]))
+    assert (told["id"], told["decision"]) == ("0" * 32, "defer")
+
+
 def test_every_case_is_read_blind_and_makes_the_sample_to_calibrate_on_also_afterwards(
     shadow, serving, tmp_path
 ):

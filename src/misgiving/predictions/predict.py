@@ -32,7 +32,7 @@ from misgiving.predictions.inference import (
 )
 from misgiving.predictions.network import Network
 from misgiving.predictions.record import Predictions, check_classes
-from misgiving.predictions.schema import READER_COLUMN, answers_of, named
+from misgiving.predictions.schema import READER_COLUMN, named, reader_answers
 from misgiving.predictions.sets import sets_of
 from misgiving.scores.odin import Odin
 from misgiving.scores.outputs import concatenated
@@ -326,7 +326,7 @@ def _columns(dataset: Dataset, predictions: Predictions) -> dict[str, Any]:
     files = [image.path for image in dataset.images if isinstance(image, FileImage)]
     columns = {name: column(values) for name, values in dataset.metadata.items()}
     return {
-        "readers": answers_of(columns, predictions.classes),
+        "readers": reader_answers(columns, predictions.classes),
         "metadata": {name: columns[name] for name in columns if not named(name, READER_COLUMN)},
         "paths": column(files) if files else None,
     }

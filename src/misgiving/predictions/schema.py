@@ -151,7 +151,7 @@ def fields_of(
             name: numbers_of(column, table[column])
             for column, (name,) in _columns_named(table, SCORE_COLUMN)
         },
-        "readers": answers_of(table, classes),
+        "readers": reader_answers(table, classes),
         "opinions": _opinions(table, classes),
     }
     is_written = any(once[column] for column in WRITTEN)
@@ -193,7 +193,7 @@ def _found_fields(texts: Mapping[str, Sequence[str]], fields: Mapping[str, Any])
     return {"groups": groups, "group_columns": group_columns}
 
 
-def answers_of(columns: Columns, classes: Sequence[str]) -> dict[str, Int[np.ndarray, " n"]]:
+def reader_answers(columns: Columns, classes: Sequence[str]) -> dict[str, Int[np.ndarray, " n"]]:
     """Positions of the classes that readers gave, by their names; -1 where there is no answer.
 
     Raises:

@@ -165,7 +165,7 @@ class Answers(NamedTuple):
 def audited_answers(store: Store, row: Any, settings: ServiceSettings) -> Answers:
     """The answers that an audit counts, by its row of the store."""
     late = zulu(datetime.now(UTC) - timedelta(days=settings.audit_days))
-    answers, groups = store.blind_answers(), set[str | None]()
+    answers, groups = store.blind_reviews(), set[str | None]()
     outcomes, times, received = list[AuditOutcome | None](), list[datetime](), list[datetime]()
     repeated = list[str | None]()
     for case in store.audit_rows(row.policy_fingerprint, shadow=isinstance(row, Shadow)):
@@ -338,7 +338,7 @@ def audit_sample(store: Store, rows: Sequence[Any]) -> list[Case]:
             if (policy := first[case.group or case.pixels]) == case.policy_fingerprint
             and uniform(shares[policy].secret, unit_of(case)) < lowest
         ]
-    answers = store.blind_answers()
+    answers = store.blind_reviews()
 
     def is_closed(case: Case) -> bool:  # one reader who agrees is enough, though some are two
         return not case.blind or standing(answers.get(case.id, [])) not in (None, "unconfirmed")

@@ -15,7 +15,7 @@ from misgiving.deferral.audit import anytime_upper_bound
 from misgiving.deferral.decisions import Outcome
 from misgiving.report.rendering import environment
 from misgiving.serve.audits import Audit, audited_answers
-from misgiving.serve.case import CASES, DELETED, Review, standing
+from misgiving.serve.case import CASES, DELETED, Review, blind_answers, standing
 from misgiving.serve.monitor import Drift, Monitor
 from misgiving.serve.service import Service
 from misgiving.serve.store import Store
@@ -122,14 +122,15 @@ def _audit(service: Service, audit: Audit) -> Chart:
 def _readers(service: Service) -> Chart:
     """Agreement of the first two blind readers, and accepted errors among all audited cases."""
     agreed, team = list[tuple[datetime, bool]](), list[tuple[datetime, bool]]()
-    answers = service.store.blind_answers()
+    answers = service.store.blind_reviews()
     policy, shadow = service.policy_fingerprint or "", service.settings.shadow
     for row in service.store.audit_rows(policy, shadow=shadow):
         given = answers.get(row.id, list[Review]())
         judged = row.standing if row.id is None else standing(given)
         time = given[-1].reviewed_at if given else _time((row.answered or row.received)[:10])
-        if len(given) > 1:
-            agreed.append((time, given[0].final_class == given[1].final_class))
+        readers = blind_answers(given)
+        if len(readers) > 1:
+            agreed.append((time, readers[0].final_class == readers[1].final_class))
         if row.audited and judged in ("right", "wrong"):
             team.append((time, judged == "wrong" and row.decision == "accept"))
     lines = [

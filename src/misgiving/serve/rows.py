@@ -49,7 +49,7 @@ LAST_OF_GROUP = (
 )
 
 
-def numbered(connection: Connection, cases: Sequence[Case]) -> list[Case]:
+def with_repeats(connection: Connection, cases: Sequence[Case]) -> list[Case]:
     """New cases with what their policy has seen before: their image, and others of their group.
 
     It begins anew after a shadow. Cases of a list, which is a selection, take no part.

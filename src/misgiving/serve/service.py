@@ -161,7 +161,8 @@ class Service:
             self.metrics.decisions.labels(case.decision).inc()
             if self.monitor is not None:
                 self.monitor.has_new.set()
-        return self._after_alarm(stored) if is_earlier else stored.as_told(), is_earlier
+        told = stored.as_told()  # an earlier case of the same batch is as it was decided
+        return self._after_alarm(told) if is_earlier else told, is_earlier
 
     def _case(self, name: str, decision: Decision, sha256: str, **values: Any) -> Case:
         return Case(

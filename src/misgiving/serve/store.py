@@ -36,7 +36,6 @@ from misgiving.serve.reviews import (
     check_count,
     due_cases,
     is_answered,
-    last_reviews,
     reviews_by_case,
     settle_answers,
     withdraw,
@@ -45,9 +44,9 @@ from misgiving.serve.rows import (
     conditions_of,
     identity_of,
     is_reviewed,
-    numbered,
     read_cases,
     row_of,
+    with_repeats,
     with_reviews,
 )
 from misgiving.serve.schema import prepare_tables
@@ -129,7 +128,9 @@ class Store:
             stored = {identity_of(case): case for case in earlier}
             new = [case for case in cases if stored.setdefault(identity_of(case), case) is case]
             if new:
-                drawn = (each if each.place else draw(each) for each in numbered(connection, new))
+                drawn = (
+                    each if each.place else draw(each) for each in with_repeats(connection, new)
+                )
                 stored |= {identity_of(case): case for case in drawn}
                 new = [stored[identity_of(case)] for case in new]
                 connection.execute(insert(CASES), [row_of(case) for case in new])
@@ -206,12 +207,11 @@ class Store:
         with self._writing.begin() as connection:  # other reviewers wait
             check_count(connection, id, review.reviewer)
             settle_answers(connection, review.reviewer, opened=id)
-            last = last_reviews(connection, [id]).get(id)
             (case,) = read_cases(connection, select(CASES).where(CASES.c.id == id), review.reviewer)
             if case.blind:
                 add_answer(connection, id, review)
                 settle_answers(connection)
-            elif check and last_seen != (last.reviewed_at if last else None):
+            elif check and last_seen != (case.review.reviewed_at if case.review else None):
                 return False
             elif review.verdict == "withdraw":
                 return withdraw(connection, id, review)
@@ -346,8 +346,8 @@ class Store:
         with self._engine.begin() as connection:
             return read_cases(connection, select(CASES).where(is_sample).order_by(CASES.c.id))
 
-    def blind_answers(self) -> dict[str, list[Review]]:
-        """All blind answers by case, oldest first."""
+    def blind_reviews(self) -> dict[str, list[Review]]:
+        """All blind answers by case, oldest first, also those that were corrected."""
         with self.begin() as connection:
             return reviews_by_case(connection, REVIEWS.c.blind)
 

@@ -145,32 +145,32 @@ def train_epoch(
     augmentation: AugmentationSettings | None,
 ) -> Iterator[Step]:
     """Take the remaining steps of an epoch, each when the caller asks for it."""
-    count = processes.count()
+    num_processes = processes.count()
     order = sampling_order(
         training.labels, weighting=config.sampling, seed=config.seed, epoch=state.epoch
     )
-    order = order[: usable_count(len(order), config.batch_size, count)]
+    order = order[: usable_count(len(order), config.batch_size, num_processes)]
     steps = math.ceil(len(order) / config.batch_size)
     remaining = order[state.step * config.batch_size :]
-    share = remaining[processes.rank() :: count]
+    share = remaining[processes.rank() :: num_processes]
     if state.step == 0:
         state.augmentation.manual_seed(_mixed_seed(config.seed, state.epoch, 1))
     schedule = schedule_of(state.optimizer, config, steps)
     module.train()
     for images, labels in batches(
-        training, batch_size=config.batch_size // count, order=share, device=fabric.device
+        training, batch_size=config.batch_size // num_processes, order=share, device=fabric.device
     ):
         if augmentation is not None:
             images = augment(images, augmentation, state.augmentation)
         output = Output(*module(images, detach_taps=config.detached))
         # Eq. 1 ranks the pairs of the whole batch: the shares of all processes are gathered.
-        size, shares = len(labels) * count, (output.logits, output.predicted_losses, labels)
+        size, shares = len(labels) * num_processes, (output.logits, output.predicted_losses, labels)
         batch = [gathered(values, size) for values in shares]
         losses = objective(*batch)  # Eq. 2: primary + lambda * auxiliary
         schedule.step_update((state.epoch - 1) * steps + state.step)  # the learning rate
         state.optimizer.zero_grad()
         # The gradients of all shares are averaged; those of the whole batch are their sum.
-        fabric.backward(losses.total * count)
+        fabric.backward(losses.total * num_processes)
         state.optimizer.step()
         terms = torch.stack(losses[:3]).detach().cpu().double()  # the GPU is waited for once
         state.step += 1

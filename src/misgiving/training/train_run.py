@@ -42,7 +42,7 @@ from misgiving.losses import auxiliary_loss
 from misgiving.models.backbones import load_weights
 from misgiving.models.joint import JointClassifier
 from misgiving.predictions.inference import model_fingerprint
-from misgiving.predictions.schema import answers_of
+from misgiving.predictions.schema import reader_answers
 from misgiving.registry import own_source
 from misgiving.training import processes
 from misgiving.training.config import DataConfig, ModelConfig, Recipe, TrainingConfig, recorded
@@ -106,7 +106,7 @@ def prepare_training(
     """
     dataset, config = load_dataset(data), recipe.images
     dataset.check_class_sizes()
-    answers_of(dataset.metadata, dataset.classes)  # what later steps could not read
+    reader_answers(dataset.metadata, dataset.classes)  # what later steps could not read
     preprocessing = replace(dataset.preprocessing, **config.preprocessing_changes)
     count, side = len(dataset.classes), preprocessing.image_size
     model = initial_model(recipe.model, recipe.training, count, side, on_weights)

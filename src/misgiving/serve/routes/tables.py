@@ -26,7 +26,7 @@ def cases_as_csv(
     service: Service, file: str, cases: Iterable[Case], **more: Callable[[Case], object]
 ) -> StreamingResponse:
     """A table of cases, with more columns by their names."""
-    answers = service.store.blind_answers()
+    answers = service.store.blind_reviews()
     readers = sorted({answer.reviewer for given in answers.values() for answer in given})
     columns = [*CSV_COLUMNS, *(f"reader_{name}" for name in readers), *more]
     rows = (
