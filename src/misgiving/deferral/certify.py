@@ -58,19 +58,21 @@ def certify_thresholds(
         blank = with_ood_limit(blank, calibration.ood_scores, guarantee, targets)
     calibration, names, groups = sorted_by_value(calibration, values)
     counts = [count_cases(cases, blank, targets) for cases in groups]
-    parts, selected = [], []
+    blanks, selected = [], []
     for cases, each in zip(groups, counts, strict=True):
         selection = fit_selection(tuning, cases, each, targets, classes=blank.answers)
         lowest = selection.threshold(cases.scores[each.kept], each.above)
         # the loosest tested threshold that is not below this score
-        selected.append(max(np.flatnonzero(each.thresholds >= lowest).tolist(), default=-1))
-        has_own = guarantee.by_batch and selection.rates
-        parts.append(replace(blank, selection=selection if has_own else None))
+        at = max(np.flatnonzero(each.thresholds >= lowest).tolist(), default=-1)
+        own = selection if guarantee.by_batch and selection.rates else None
+        rank = int(each.ranks[at]) if at >= 0 else 0
+        blanks.append(replace(blank, selection=own, accepted_on_average=rank))
+        selected.append(at)
     positions = guarantee.loosest_ranks(counts, targets, selected)
-    for at, (cases, each) in enumerate(zip(groups, counts, strict=True)):
-        on_average = int(each.ranks[selected[at]]) if selected[at] >= 0 else 0
-        part = replace(parts[at], accepted_on_average=on_average)
-        parts[at] = certificate_at(part, cases, each, guarantee, targets, positions[at])
+    parts = [
+        certificate_at(part, cases, each, guarantee, targets, position)
+        for part, cases, each, position in zip(blanks, groups, counts, positions, strict=True)
+    ]
     whole = _together(blank, dict(zip(names, parts, strict=True))) if values else parts[0]
     accepted, tests = whole.accepted_cases, sum(len(each.ranks) for each in counts)
     level = targets.level / max(1, tests)
